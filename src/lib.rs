@@ -1,5 +1,7 @@
 //! nkv, notify key value.
 #![warn(missing_docs)]
+pub mod address;
 pub mod key;
 pub mod wire;
+pub use address::{Address, AddressError};
 pub use key::{Key, KeyError, KeyRef, Pattern};
