@@ -1,5 +1,9 @@
 //! nkv, notify key value.
 #![warn(missing_docs)]
 pub mod key;
+#[cfg(feature = "server")]
+pub mod keyspace;
+#[cfg(feature = "server")]
+pub mod watch;
 pub mod wire;
 pub use key::{Key, KeyError, KeyRef, Pattern};
