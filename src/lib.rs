@@ -2,7 +2,11 @@
 #![warn(missing_docs)]
 pub mod key;
 #[cfg(feature = "server")]
+pub mod broker;
+#[cfg(feature = "server")]
 pub mod keyspace;
+#[cfg(feature = "server")]
+mod session;
 #[cfg(feature = "server")]
 pub mod watch;
 pub mod wire;

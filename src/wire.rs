@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use incoming::{Answer, Failure, Happening, Incoming, ListEntry};
 pub use reply::{EventLine, Reply};
 #[cfg(feature = "server")]
-pub(crate) use reply::{Stored, write_entry};
+pub(crate) use reply::Stored;
 pub use request::{BatchOp, Delete, List, Op, Put, Request, RequestError, Subscribe};
 
 /// The protocol's version, as `hello` answers it.

@@ -59,6 +59,13 @@ impl<'o> Reply<'o> {
         Reply { out }.text("error", code.as_str()).text("message", message)
     }
 
+    /// Begins an element of a list, which is ended with [`Reply::end_element`].
+    pub fn element(out: &'o mut Vec<u8>, key: &str) -> Reply<'o> {
+        out.extend_from_slice(b"{\"key\":");
+        write_string(out, key);
+        Reply { out }
+    }
+
     /// Adds a number. `name` is a plain identifier, here and below.
     pub fn number(self, name: &str, number: u64) -> Reply<'o> {
         write_name(self.out, name);
@@ -92,10 +99,24 @@ impl<'o> Reply<'o> {
         self
     }
 
+    /// Adds a list, given as its elements with commas between them.
+    pub fn list(self, name: &str, elements: &[u8]) -> Reply<'o> {
+        write_name(self.out, name);
+        self.out.push(b'[');
+        self.out.extend_from_slice(elements);
+        self.out.push(b']');
+        self
+    }
+
     /// Adds an entry's value in the form in which it was put.
     pub(crate) fn stored(self, value: Stored<'_>) -> Reply<'o> {
         value.write(self.out);
         self
+    }
+
+    /// Ends an element of a list.
+    pub fn end_element(self) {
+        self.out.push(b'}');
     }
 
     /// Ends the line.
@@ -127,17 +148,6 @@ impl EventLine {
     pub fn reset(out: &mut Vec<u8>, sub: &Id<'_>, rev: u64) {
         event(out, sub, "reset").number("rev", rev).end();
     }
-}
-
-/// Appends one element of a list's `entries`: with its value, or the key and revision alone.
-pub(crate) fn write_entry(out: &mut Vec<u8>, key: &str, value: Option<Stored<'_>>, rev: u64) {
-    out.extend_from_slice(b"{\"key\":");
-    write_string(out, key);
-    if let Some(value) = value {
-        value.write(out);
-    }
-    write_name(out, "rev");
-    write_number(out, rev);
 }
 
 fn event<'o>(out: &'o mut Vec<u8>, sub: &Id<'_>, event: &str) -> Reply<'o> {
