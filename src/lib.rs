@@ -1,5 +1,6 @@
 //! nkv, notify key value.
 #![warn(missing_docs)]
+pub mod address;
 pub mod key;
 #[cfg(feature = "server")]
 pub mod broker;
@@ -10,4 +11,5 @@ mod session;
 #[cfg(feature = "server")]
 pub mod watch;
 pub mod wire;
+pub use address::{Address, AddressError};
 pub use key::{Key, KeyError, KeyRef, Pattern};
