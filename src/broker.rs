@@ -199,12 +199,11 @@ impl Broker {
         state.job.is_some() || (waiting && self.has_room(state))
     }
 
-    /// Whether a connection whose input has ended has got all that it asked for. A live subscription
-    /// still has events to come.
+    /// Whether a connection's input has ended and every request in it has been carried out and its
+    /// response written. A subscription may still have events to come.
     #[must_use]
     pub fn is_drained(&self, session: usize) -> bool {
-        let state = &self.sessions[session];
-        state.is_drained() && !state.is_behind()
+        self.sessions[session].is_drained()
     }
 
     /// Whether a connection has a subscription.
@@ -218,7 +217,13 @@ impl Broker {
     pub fn disconnect(&mut self, session: usize) {
         let state = self.sessions.remove(session);
         for (subscription, removed) in &state.subscriptions {
-            self.watch.remove(removed.pattern(), Watcher { session, subscription });
+            self.watch.remove(
+                removed.pattern(),
+                Watcher {
+                    session,
+                    subscription,
+                },
+            );
         }
         self.due.retain(|candidate| *candidate != session);
         self.departed.push_back(state.owner);
@@ -244,12 +249,18 @@ impl Broker {
     /// When [`Broker::expire`] is to be called next, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        if self.departed.is_empty() { self.keyspace.next_deadline() } else { Some(Time(0)) }
+        if self.departed.is_empty() {
+            self.keyspace.next_deadline()
+        } else {
+            Some(Time(0))
+        }
     }
 
     /// What has changed since the last [`Broker::committed`]: each key once, as it is now.
     pub fn uncommitted(&self) -> impl Iterator<Item = Change<'_>> {
-        self.keyspace.changes_after(self.committed).filter_map(|(_, change)| change)
+        self.keyspace
+            .changes_after(self.committed)
+            .filter_map(|(_, change)| change)
     }
 
     /// Says that all changes are as safe as they have to be before anyone is told of them.
@@ -283,12 +294,21 @@ impl Broker {
     /// The bytes to write to a connection next; empty where there is nothing, or where its share of
     /// the turn is used up. To be called after [`Broker::committed`].
     pub fn fill(&mut self, session: usize, share: &mut Share) -> &[u8] {
-        assert_eq!(self.committed, self.keyspace.rev(), "only what is committed may be shown");
+        assert_eq!(
+            self.committed,
+            self.keyspace.rev(),
+            "only what is committed may be shown"
+        );
         let state = &mut self.sessions[session];
         if share.bytes == 0 {
             return &[];
         }
-        state.fill(&self.keyspace, EVENT_CHUNK_BYTES, &mut share.steps, &mut self.counters);
+        state.fill(
+            &self.keyspace,
+            EVENT_CHUNK_BYTES,
+            &mut share.steps,
+            &mut self.counters,
+        );
         state.pending()
     }
 
@@ -303,6 +323,19 @@ impl Broker {
     pub fn has_output(&self, session: usize) -> bool {
         let state = &self.sessions[session];
         !state.pending().is_empty() || state.is_behind()
+    }
+
+    /// Whether a connection has bytes to be written that answer its requests, or stand before such.
+    #[must_use]
+    pub fn owes(&self, session: usize) -> bool {
+        !self.sessions[session].pending().is_empty()
+    }
+
+    /// Throws away what would be written to a connection: nobody is there to read it.
+    pub fn discard_output(&mut self, session: usize) {
+        let state = &mut self.sessions[session];
+        let pending = state.pending().len();
+        state.sent(pending);
     }
 
     /// Drops tombstones over the bound. To be called when a turn's delivery is done.
@@ -338,7 +371,10 @@ impl Broker {
     pub fn statistics(&self, now: Time) -> String {
         let mut out = Vec::new();
         self.write_stats(Reply::ok(&mut out, None), now);
-        String::from_utf8(out).expect("a response is UTF-8").trim_end().to_owned()
+        String::from_utf8(out)
+            .expect("a response is UTF-8")
+            .trim_end()
+            .to_owned()
     }
 
     /// Carries out whole lines while the turn allows it, and returns how many bytes that took.
@@ -352,7 +388,9 @@ impl Broker {
     ) -> usize {
         let mut done = 0;
         while self.may_go_on(session, *steps) {
-            let Some(end) = memchr::memchr(b'\n', &bytes[searched..]) else { break };
+            let Some(end) = memchr::memchr(b'\n', &bytes[searched..]) else {
+                break;
+            };
             let end = searched + end;
             self.line(session, &bytes[done..end], steps, now);
             done = end + 1;
@@ -402,7 +440,8 @@ impl Broker {
     /// Whether a line that is so long already, without its end, can't become a request any more.
     fn is_too_long(&self, session: usize, bytes: usize) -> bool {
         let carriage_return = 1;
-        self.sessions[session].input.skipping || bytes as u64 > self.limits.message + carriage_return
+        self.sessions[session].input.skipping
+            || bytes as u64 > self.limits.message + carriage_return
     }
 
     fn may_go_on(&self, session: usize, steps: Steps) -> bool {
@@ -436,7 +475,12 @@ impl Broker {
 
     /// Marks every subscription that a change concerns.
     fn mark(&mut self, key: KeyRef<'_>, rev: u64) {
-        let Broker { watch, sessions, due, .. } = self;
+        let Broker {
+            watch,
+            sessions,
+            due,
+            ..
+        } = self;
         watch.visit(key, |watcher| {
             let session = &mut sessions[watcher.session];
             session.mark(watcher.subscription, rev);
@@ -467,7 +511,10 @@ pub struct Share {
 
 impl Default for Share {
     fn default() -> Share {
-        Share { bytes: 256 << 10, steps: Steps::new(STEPS_PER_TURN) }
+        Share {
+            bytes: 256 << 10,
+            steps: Steps::new(STEPS_PER_TURN),
+        }
     }
 }
 
@@ -494,7 +541,12 @@ impl std::fmt::Debug for Token {
 
 impl Refusal {
     fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
-        Refusal { code, message: message.into(), rev: None, at: None }
+        Refusal {
+            code,
+            message: message.into(),
+            rev: None,
+            at: None,
+        }
     }
 
     fn bad_request(message: impl Into<String>) -> Refusal {
@@ -506,7 +558,10 @@ impl Refusal {
             0 => format!("{key} does not exist"),
             rev => format!("{key} is at revision {rev}"),
         };
-        Refusal { rev: Some(rev), ..Refusal::new(ErrorCode::Conflict, message) }
+        Refusal {
+            rev: Some(rev),
+            ..Refusal::new(ErrorCode::Conflict, message)
+        }
     }
 }
 
@@ -523,15 +578,26 @@ impl From<KeyError> for Refusal {
 /// A key that a client may write.
 fn writable_key(text: &str) -> Result<KeyRef<'_>, Refusal> {
     let key = KeyRef::new(text)?;
-    if key.is_reserved() { Err(reserved()) } else { Ok(key) }
+    if key.is_reserved() {
+        Err(reserved())
+    } else {
+        Ok(key)
+    }
 }
 
 /// A pattern whose keys a client may write.
 fn writable_pattern(text: &str) -> Result<Pattern, Refusal> {
     let pattern = Pattern::new(text)?;
-    if pattern.is_reserved() { Err(reserved()) } else { Ok(pattern) }
+    if pattern.is_reserved() {
+        Err(reserved())
+    } else {
+        Ok(pattern)
+    }
 }
 
 fn reserved() -> Refusal {
-    Refusal::new(ErrorCode::BadKey, "keys that begin with '$' belong to the daemon")
+    Refusal::new(
+        ErrorCode::BadKey,
+        "keys that begin with '$' belong to the daemon",
+    )
 }

@@ -184,8 +184,13 @@ impl Keyspace {
             }
             None => {
                 let key = key.to_key();
-                let tombstone =
-                    Slot { key: key.clone(), value: None, rev: 0, form, lifetime: terms.lifetime };
+                let tombstone = Slot {
+                    key: key.clone(),
+                    value: None,
+                    rev: 0,
+                    form,
+                    lifetime: terms.lifetime,
+                };
                 let slot = self.slots.insert(tombstone);
                 self.by_key.insert(key, slot);
                 self.tombstones += 1;
@@ -277,7 +282,11 @@ impl Keyspace {
             .is_none_or(|after| after < literal)
             .then(|| self.by_key.get_key_value(literal))
             .flatten();
-        let below = if literal.is_empty() { String::new() } else { format!("{literal}.") };
+        let below = if literal.is_empty() {
+            String::new()
+        } else {
+            format!("{literal}.")
+        };
         let from = match after {
             Some(after) if after >= below.as_str() => Bound::Excluded(after),
             _ => Bound::Included(below.as_str()),
@@ -301,7 +310,13 @@ impl Keyspace {
         let start = self.index.partition_point(|&(pair, _)| pair <= rev);
         self.index[start..].iter().map(|&(rev, slot)| {
             let live = self.slots.get(slot).filter(|entry| entry.rev == rev);
-            (rev, live.map(|entry| Change { key: &entry.key, entry: self.entry_at(slot) }))
+            (
+                rev,
+                live.map(|entry| Change {
+                    key: &entry.key,
+                    entry: self.entry_at(slot),
+                }),
+            )
         })
     }
 
@@ -311,13 +326,19 @@ impl Keyspace {
         if self.tombstones <= self.tombstones_max {
             return;
         }
-        let mut position = self.index.partition_point(|&(rev, _)| rev <= self.tombstones_after);
+        let mut position = self
+            .index
+            .partition_point(|&(rev, _)| rev <= self.tombstones_after);
         while self.tombstones > self.tombstones_max {
-            let Some(&(rev, slot)) = self.index.get(position) else { break };
+            let Some(&(rev, slot)) = self.index.get(position) else {
+                break;
+            };
             position += 1;
             self.tombstones_after = rev;
-            let is_tombstone =
-                self.slots.get(slot).is_some_and(|entry| entry.rev == rev && entry.value.is_none());
+            let is_tombstone = self
+                .slots
+                .get(slot)
+                .is_some_and(|entry| entry.rev == rev && entry.value.is_none());
             if is_tombstone {
                 let entry = self.slots.remove(slot);
                 self.by_key.remove(entry.key.as_str());
@@ -337,7 +358,10 @@ impl Keyspace {
         for (key, &slot) in &self.by_key {
             let entry = &self.slots[slot];
             assert_eq!(&entry.key, key);
-            assert!(self.index.binary_search(&(entry.rev, slot)).is_ok(), "{key} is indexed");
+            assert!(
+                self.index.binary_search(&(entry.rev, slot)).is_ok(),
+                "{key} is indexed"
+            );
             match &entry.value {
                 Some(value) => bytes += (key.as_str().len() + value.len()) as u64,
                 None => {
@@ -352,9 +376,20 @@ impl Keyspace {
         assert!(self.index.len() <= 2 * self.slots.len() + INDEX_SLACK);
         assert!(self.floor <= self.rev);
         let leases = &self.leases;
-        let deadlines = leases.by_slot.values().filter(|lease| lease.1.is_some()).count();
-        let owned = leases.by_slot.values().filter(|lease| lease.0.is_some()).count();
-        assert_eq!((leases.deadlines.len(), leases.owned.len()), (deadlines, owned));
+        let deadlines = leases
+            .by_slot
+            .values()
+            .filter(|lease| lease.1.is_some())
+            .count();
+        let owned = leases
+            .by_slot
+            .values()
+            .filter(|lease| lease.0.is_some())
+            .count();
+        assert_eq!(
+            (leases.deadlines.len(), leases.owned.len()),
+            (deadlines, owned)
+        );
     }
 
     fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
@@ -383,7 +418,8 @@ impl Keyspace {
             return;
         }
         let slots = &self.slots;
-        self.index.retain(|&(rev, slot)| slots.get(slot).is_some_and(|entry| entry.rev == rev));
+        self.index
+            .retain(|&(rev, slot)| slots.get(slot).is_some_and(|entry| entry.rev == rev));
         self.index.shrink_to(2 * self.slots.len() + INDEX_SLACK);
     }
 }
@@ -425,7 +461,9 @@ impl Leases {
         if self.by_slot.is_empty() {
             return;
         }
-        let Some((owner, deadline)) = self.by_slot.remove(&slot) else { return };
+        let Some((owner, deadline)) = self.by_slot.remove(&slot) else {
+            return;
+        };
         if let Some(owner) = owner {
             self.owned.remove(&(owner, slot));
         }
@@ -435,7 +473,11 @@ impl Leases {
     }
 
     fn deadline(&self, slot: usize) -> Option<Time> {
-        if self.by_slot.is_empty() { None } else { self.by_slot.get(&slot)?.1 }
+        if self.by_slot.is_empty() {
+            None
+        } else {
+            self.by_slot.get(&slot)?.1
+        }
     }
 }
 
@@ -452,7 +494,9 @@ mod tests {
 
     impl Fixture {
         fn new(tombstones_max: u64) -> Fixture {
-            Fixture { keyspace: Keyspace::new(tombstones_max) }
+            Fixture {
+                keyspace: Keyspace::new(tombstones_max),
+            }
         }
 
         fn put(&mut self, key: &str, json: &str) -> u64 {
@@ -486,7 +530,9 @@ mod tests {
         fn walk(&self, pattern: &str, after: Option<&str>) -> Vec<String> {
             let pattern = Pattern::new(pattern).unwrap();
             let steps = self.keyspace.walk(&pattern, after);
-            steps.filter_map(|(key, entry)| entry.map(|_| key.to_string())).collect()
+            steps
+                .filter_map(|(key, entry)| entry.map(|_| key.to_string()))
+                .collect()
         }
     }
 
@@ -548,12 +594,18 @@ mod tests {
     #[test]
     fn walks_stay_within_the_pattern() {
         let mut fixture = Fixture::new(10);
-        for key in ["a", "a-b", "a.b", "a.b.c", "a.c", "a.d.c", "ab", "b", "$s.a"] {
+        for key in [
+            "a", "a-b", "a.b", "a.b.c", "a.c", "a.d.c", "ab", "b", "$s.a",
+        ] {
             fixture.put(key, "1");
         }
         fixture.delete("a.c");
         let check = |pattern: &str, after: Option<&str>, expected: &[&str]| {
-            assert_eq!(fixture.walk(pattern, after), expected, "{pattern} after {after:?}");
+            assert_eq!(
+                fixture.walk(pattern, after),
+                expected,
+                "{pattern} after {after:?}"
+            );
         };
         check("a", None, &["a"]);
         check("a", Some("a"), &[]);
@@ -575,8 +627,11 @@ mod tests {
     fn leases_end_and_move() {
         let mut fixture = Fixture::new(10);
         let (first, second) = (Owner(1), Owner(2));
-        let session =
-            |owner, deadline| Terms { lifetime: Lifetime::Session, owner: Some(owner), deadline };
+        let session = |owner, deadline| Terms {
+            lifetime: Lifetime::Session,
+            owner: Some(owner),
+            deadline,
+        };
         fixture.put_on("a", "1", session(first, None));
         fixture.put_on("b", "1", session(first, Some(Time(50))));
         fixture.put_on("a", "2", session(second, None));
@@ -585,16 +640,30 @@ mod tests {
         assert_eq!(fixture.keyspace.next_deadline(), Some(Time(50)));
         assert_eq!(fixture.keyspace.expired(Time(49)), None);
         assert_eq!(fixture.keyspace.expired(Time(50)).unwrap().as_str(), "b");
-        fixture.keyspace.renew(KeyRef::new("b").unwrap(), Some(second), Some(Time(90)));
+        fixture
+            .keyspace
+            .renew(KeyRef::new("b").unwrap(), Some(second), Some(Time(90)));
         assert_eq!(fixture.keyspace.owned_by(first), None);
         assert_eq!(fixture.keyspace.next_deadline(), Some(Time(90)));
-        fixture.keyspace.renew(KeyRef::new("b").unwrap(), Some(second), None);
-        assert_eq!(fixture.keyspace.next_deadline(), Some(Time(90)), "none given, none changed");
+        fixture
+            .keyspace
+            .renew(KeyRef::new("b").unwrap(), Some(second), None);
+        assert_eq!(
+            fixture.keyspace.next_deadline(),
+            Some(Time(90)),
+            "none given, none changed"
+        );
         fixture.put("b", "durable now");
         assert_eq!(fixture.keyspace.next_deadline(), None);
         fixture.delete("a");
         assert_eq!(fixture.keyspace.owned_by(second), None);
-        fixture.keyspace.renew(KeyRef::new("a").unwrap(), Some(second), Some(Time(1)));
-        assert_eq!(fixture.keyspace.next_deadline(), None, "a tombstone has no lease");
+        fixture
+            .keyspace
+            .renew(KeyRef::new("a").unwrap(), Some(second), Some(Time(1)));
+        assert_eq!(
+            fixture.keyspace.next_deadline(),
+            None,
+            "a tombstone has no lease"
+        );
     }
 }

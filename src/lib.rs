@@ -1,11 +1,13 @@
 //! nkv, notify key value.
 #![warn(missing_docs)]
 pub mod address;
-pub mod key;
 #[cfg(feature = "server")]
 pub mod broker;
+pub mod key;
 #[cfg(feature = "server")]
 pub mod keyspace;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "server")]
 mod session;
 #[cfg(feature = "server")]

@@ -107,7 +107,13 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) enum Task {
     /// Collects a page.
-    List { keys_only: bool, left: u64, rev: u64, entries: Vec<u8>, more: bool },
+    List {
+        keys_only: bool,
+        left: u64,
+        rev: u64,
+        entries: Vec<u8>,
+        more: bool,
+    },
     /// Deletes it.
     Delete { deleted: u64, rev: u64 },
 }
@@ -151,7 +157,10 @@ impl Session {
     /// Notes that so many pending bytes are written. The buffer goes when nothing is left.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.sent += bytes;
-        assert!(self.sent <= self.out.len(), "no more can be written than there was");
+        assert!(
+            self.sent <= self.out.len(),
+            "no more can be written than there was"
+        );
         if self.sent == self.out.len() {
             self.out = Vec::new();
             self.sent = 0;
@@ -177,7 +186,9 @@ impl Session {
         self.out.drain(..self.sent);
         self.sent = 0;
         while self.out.len() < chunk && steps.are_left() {
-            let Some(number) = self.behind.pop_front() else { return };
+            let Some(number) = self.behind.pop_front() else {
+                return;
+            };
             let subscription = &mut self.subscriptions[number];
             if !subscription.advance(keyspace, &mut self.out, chunk, steps, counters) {
                 self.behind.push_back(number);
@@ -214,8 +225,13 @@ impl Session {
 
     /// How many revisions its slowest subscription is behind.
     pub(crate) fn lag(&self, keyspace: &Keyspace) -> u64 {
-        let positions = self.behind.iter().map(|&number| self.subscriptions[number].position());
-        positions.min().map_or(0, |position| keyspace.rev() - position)
+        let positions = self
+            .behind
+            .iter()
+            .map(|&number| self.subscriptions[number].position());
+        positions
+            .min()
+            .map_or(0, |position| keyspace.rev() - position)
     }
 
     /// Whether nothing of what has come in, and nothing of what was made of it, is left.

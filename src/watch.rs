@@ -66,7 +66,9 @@ impl Watch {
                 child
             });
         }
-        self.nodes[node].watchers(pattern.is_subtree()).push(watcher);
+        self.nodes[node]
+            .watchers(pattern.is_subtree())
+            .push(watcher);
     }
 
     /// Removes a subscription that was added with this pattern, and the nodes that stood only for it.
@@ -137,7 +139,11 @@ impl Watch {
 
 impl Node {
     fn watchers(&mut self, subtree: bool) -> &mut Vec<Watcher> {
-        if subtree { &mut self.below } else { &mut self.at }
+        if subtree {
+            &mut self.below
+        } else {
+            &mut self.at
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -166,11 +172,26 @@ mod tests {
             "a", "a.*", "*", "*.b", "a.*.c", "*.*", "*.b.*", "a.b.c", "$s", "$s.*", "a.*.*.d",
             "b.*.c.*",
         ];
-        let keys = ["a", "b", "a.b", "a.b.c", "a.x.c", "a.b.c.d", "b.a.c.d.e", "$s", "$s.b", "ab"];
+        let keys = [
+            "a",
+            "b",
+            "a.b",
+            "a.b.c",
+            "a.x.c",
+            "a.b.c.d",
+            "b.a.c.d.e",
+            "$s",
+            "$s.b",
+            "ab",
+        ];
         let mut watch = Watch::default();
         let covering = |text: &str, exact: bool| {
             let pattern = Pattern::new(text).unwrap();
-            if exact { pattern } else { pattern.with_descendants() }
+            if exact {
+                pattern
+            } else {
+                pattern.with_descendants()
+            }
         };
         let watcher = |number: usize, exact: bool| Watcher {
             session: number,
@@ -184,7 +205,9 @@ mod tests {
         for key in keys {
             let key = KeyRef::new(key).unwrap();
             let mut found = Vec::new();
-            watch.visit(key, |watcher| found.push((watcher.session, watcher.subscription)));
+            watch.visit(key, |watcher| {
+                found.push((watcher.session, watcher.subscription))
+            });
             found.sort_unstable();
             let mut expected = Vec::new();
             for (number, text) in patterns.iter().enumerate() {
@@ -202,6 +225,8 @@ mod tests {
             }
         }
         assert_eq!(watch.nodes.len(), 1, "only the root is left");
-        watch.visit(KeyRef::new("a.b").unwrap(), |watcher| panic!("{watcher:?} was removed"));
+        watch.visit(KeyRef::new("a.b").unwrap(), |watcher| {
+            panic!("{watcher:?} was removed")
+        });
     }
 }

@@ -23,9 +23,18 @@ const BATCH_WALK_MAX: usize = 65_536;
 
 /// One change that a batch makes.
 enum Planned<'a> {
-    Put { key: KeyRef<'a>, payload: &'a Payload<'a>, terms: Terms },
-    Renew { key: KeyRef<'a>, terms: Terms },
-    Delete { key: Key },
+    Put {
+        key: KeyRef<'a>,
+        payload: &'a Payload<'a>,
+        terms: Terms,
+    },
+    Renew {
+        key: KeyRef<'a>,
+        terms: Terms,
+    },
+    Delete {
+        key: Key,
+    },
 }
 
 /// What a batch does, and what it leaves behind as far as it is planned.
@@ -69,7 +78,10 @@ impl Broker {
                 BatchOp::Put(put) => self.plan_put(&mut plan, session, put, now),
                 BatchOp::Delete(delete) => self.plan_delete(&mut plan, delete),
             };
-            planned.map_err(|refusal| Refusal { at: Some(at), ..refusal })?;
+            planned.map_err(|refusal| Refusal {
+                at: Some(at),
+                ..refusal
+            })?;
         }
         self.check_quota(plan.removed, plan.added)?;
         steps.take(u32::try_from(plan.walked).unwrap_or(u32::MAX));
@@ -82,7 +94,11 @@ impl Broker {
         }
         for change in &plan.changes {
             match change {
-                Planned::Put { key, payload, terms } => {
+                Planned::Put {
+                    key,
+                    payload,
+                    terms,
+                } => {
                     let rev = self.keyspace.put(*key, payload, *terms);
                     self.mark(*key, rev);
                 }
@@ -132,15 +148,15 @@ impl Broker {
         plan.added.0 += 1;
         plan.added.1 += (put.key.len() + put.payload.len()) as u64;
         plan.overlay.insert(key.to_key(), Left::Put(put, terms));
-        plan.changes.push(Planned::Put { key, payload: &put.payload, terms });
+        plan.changes.push(Planned::Put {
+            key,
+            payload: &put.payload,
+            terms,
+        });
         Ok(())
     }
 
-    fn plan_delete<'a>(
-        &self,
-        plan: &mut Plan<'a>,
-        delete: &'a Delete<'a>,
-    ) -> Result<(), Refusal> {
+    fn plan_delete<'a>(&self, plan: &mut Plan<'a>, delete: &'a Delete<'a>) -> Result<(), Refusal> {
         let pattern = writable_pattern(&delete.key)?;
         if !pattern.has_star() {
             let key = KeyRef::new(&delete.key)?;
@@ -149,11 +165,14 @@ impl Broker {
             return Ok(());
         }
         if delete.if_rev.is_some() {
-            return Err(Refusal::bad_request("`if_rev` goes with a key, this is a pattern"));
+            return Err(Refusal::bad_request(
+                "`if_rev` goes with a key, this is a pattern",
+            ));
         }
-        let put_before = plan.overlay.iter().filter(|(key, left)| {
-            matches!(left, Left::Put(..)) && pattern.matches(key.borrowed())
-        });
+        let put_before = plan
+            .overlay
+            .iter()
+            .filter(|(key, left)| matches!(left, Left::Put(..)) && pattern.matches(key.borrowed()));
         let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
         plan.look_at(plan.overlay.len())?;
         for (key, entry) in self.keyspace.walk(&pattern, None) {
@@ -172,7 +191,9 @@ impl Broker {
     /// Plans the deletion of a key, if there will be such a key.
     fn plan_delete_key(&self, plan: &mut Plan<'_>, key: Key) {
         let left = plan.overlay.get(&key).copied();
-        let Some(size) = self.size(key.borrowed(), left) else { return };
+        let Some(size) = self.size(key.borrowed(), left) else {
+            return;
+        };
         plan.take_away(Some(size));
         plan.overlay.insert(key.clone(), Left::Deleted);
         plan.changes.push(Planned::Delete { key });

@@ -5,8 +5,8 @@ use crate::keyspace::{Entry, Terms, Time};
 use crate::session::{Job, Peer, Start, Steps, Subscription, Task};
 use crate::watch::Watcher;
 use crate::wire::{
-    CLIENT_NAME_BYTES_MAX, Delete, ErrorCode, Id, Lifetime, List, Op, PROTOCOL, Put, Reply, Request,
-    Subscribe,
+    CLIENT_NAME_BYTES_MAX, Delete, ErrorCode, Id, Lifetime, List, Op, PROTOCOL, Put, Reply,
+    Request, Subscribe,
 };
 
 use super::{Broker, Refusal, STEPS_PER_REQUEST, writable_key, writable_pattern};
@@ -77,7 +77,9 @@ impl Broker {
             }
             Op::Clients => {
                 let mut out = std::mem::take(&mut self.sessions[session].out);
-                Reply::ok(&mut out, id).json("clients", &self.client_list()).end();
+                Reply::ok(&mut out, id)
+                    .json("clients", &self.client_list())
+                    .end();
                 self.sessions[session].out = out;
                 Ok(Done::Answered)
             }
@@ -140,7 +142,10 @@ impl Broker {
         if put.if_changed && entry.is_some_and(|entry| is_unchanged(&entry, put, terms.lifetime)) {
             let rev = entry.map_or(0, |entry| entry.rev);
             self.keyspace.renew(key, terms.owner, terms.deadline);
-            self.ok(session, id).number("rev", rev).flag("unchanged", true).end();
+            self.ok(session, id)
+                .number("rev", rev)
+                .flag("unchanged", true)
+                .end();
             return Ok(Done::Answered);
         }
         let (old_keys, old_bytes) = entry.map_or((0, 0), |entry| (1, entry.bytes()));
@@ -153,13 +158,12 @@ impl Broker {
     }
 
     /// What a put asks for as the terms of its entry.
-    pub(super) fn terms(
-        &self,
-        session: usize,
-        put: &Put<'_>,
-        now: Time,
-    ) -> Result<Terms, Refusal> {
-        let by_default = if put.ttl_ms.is_some() { Lifetime::Boot } else { Lifetime::Durable };
+    pub(super) fn terms(&self, session: usize, put: &Put<'_>, now: Time) -> Result<Terms, Refusal> {
+        let by_default = if put.ttl_ms.is_some() {
+            Lifetime::Boot
+        } else {
+            Lifetime::Durable
+        };
         let lifetime = put.lifetime.unwrap_or(by_default);
         match (put.ttl_ms, lifetime) {
             (Some(_), Lifetime::Durable) => {
@@ -186,8 +190,10 @@ impl Broker {
         }
         let bytes = self.keyspace.bytes() + new.1 - old.1;
         if new.1 > old.1 && bytes > self.limits.bytes {
-            let message =
-                format!("the keyspace holds at most {} bytes of keys and values", self.limits.bytes);
+            let message = format!(
+                "the keyspace holds at most {} bytes of keys and values",
+                self.limits.bytes
+            );
             return Err(Refusal::new(ErrorCode::Limit, message));
         }
         Ok(())
@@ -211,7 +217,10 @@ impl Broker {
         }
         let key = KeyRef::new(&list.key)?;
         let Some(entry) = self.keyspace.entry(key) else {
-            return Err(Refusal::new(ErrorCode::NotFound, format!("there is no key {key}")));
+            return Err(Refusal::new(
+                ErrorCode::NotFound,
+                format!("there is no key {key}"),
+            ));
         };
         let reply = Reply::ok(&mut self.sessions[session].out, id)
             .text("key", key.as_str())
@@ -255,7 +264,9 @@ impl Broker {
         let pattern = writable_pattern(&delete.key)?;
         if pattern.has_star() {
             if delete.if_rev.is_some() {
-                return Err(Refusal::bad_request("`if_rev` goes with a key, this is a pattern"));
+                return Err(Refusal::bad_request(
+                    "`if_rev` goes with a key, this is a pattern",
+                ));
             }
             let rev = self.keyspace.rev();
             return Ok(Done::Job(Job {
@@ -292,8 +303,10 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::Conflict, message));
         }
         if state.subscriptions.len() as u64 >= self.limits.subscriptions {
-            let message =
-                format!("a connection has at most {} subscriptions", self.limits.subscriptions);
+            let message = format!(
+                "a connection has at most {} subscriptions",
+                self.limits.subscriptions
+            );
             return Err(Refusal::new(ErrorCode::Limit, message));
         }
         let rev = self.keyspace.rev();
@@ -306,8 +319,17 @@ impl Broker {
         let subscription =
             Subscription::new(id, pattern.clone(), subscribe.cuts, start, &self.keyspace);
         let number = state.subscribe(subscription);
-        Reply::ok(&mut state.out, Some(id)).text("epoch", &self.epoch).number("rev", rev).end();
-        self.watch.add(&pattern, Watcher { session, subscription: number });
+        Reply::ok(&mut state.out, Some(id))
+            .text("epoch", &self.epoch)
+            .number("rev", rev)
+            .end();
+        self.watch.add(
+            &pattern,
+            Watcher {
+                session,
+                subscription: number,
+            },
+        );
         Ok(Done::Answered)
     }
 
@@ -323,7 +345,13 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::NotFound, message));
         };
         let removed = state.unsubscribe(subscription);
-        self.watch.remove(removed.pattern(), Watcher { session, subscription });
+        self.watch.remove(
+            removed.pattern(),
+            Watcher {
+                session,
+                subscription,
+            },
+        );
         self.ok(session, id).end();
         Ok(Done::Answered)
     }
@@ -331,14 +359,23 @@ impl Broker {
     /// Does as much of a job as there are steps for; true when it is done.
     pub(super) fn work(&mut self, job: &mut Job, steps: &mut Steps, now: Time) -> bool {
         match &mut job.task {
-            Task::List { keys_only, left, entries, more, .. } => {
+            Task::List {
+                keys_only,
+                left,
+                entries,
+                more,
+                ..
+            } => {
                 let after = job.after.take();
                 let bytes_max = usize::try_from(self.limits.message).unwrap_or(usize::MAX);
-                for (key, entry) in self.keyspace.walk(&job.pattern, after.as_ref().map(AsRef::as_ref))
+                for (key, entry) in self
+                    .keyspace
+                    .walk(&job.pattern, after.as_ref().map(AsRef::as_ref))
                 {
                     if let Some(entry) = entry {
                         let page_is_full = *left == 0
-                            || (!entries.is_empty() && entries.len() + entry_bytes(&entry) > bytes_max);
+                            || (!entries.is_empty()
+                                && entries.len() + entry_bytes(&entry) > bytes_max);
                         if page_is_full {
                             *more = true;
                             return true;
@@ -359,9 +396,13 @@ impl Broker {
                 while steps.are_left() {
                     let mut found = Vec::new();
                     let after = job.after.take();
-                    let mut walk = self.keyspace.walk(&job.pattern, after.as_ref().map(AsRef::as_ref));
+                    let mut walk = self
+                        .keyspace
+                        .walk(&job.pattern, after.as_ref().map(AsRef::as_ref));
                     let is_over = loop {
-                        let Some((key, entry)) = walk.next() else { break true };
+                        let Some((key, entry)) = walk.next() else {
+                            break true;
+                        };
                         steps.take(1);
                         found.extend(entry.map(|_| key.clone()));
                         if found.len() == 256 || !steps.are_left() {
@@ -389,8 +430,14 @@ impl Broker {
     pub(super) fn answer_job(&mut self, session: usize, job: Job) {
         let reply = self.ok(session, job.id.as_ref());
         match job.task {
-            Task::List { rev, entries, more, .. } => {
-                reply.list("entries", &entries).number("rev", rev).flag("more", more).end();
+            Task::List {
+                rev, entries, more, ..
+            } => {
+                reply
+                    .list("entries", &entries)
+                    .number("rev", rev)
+                    .flag("more", more)
+                    .end();
             }
             Task::Delete { deleted, rev } => {
                 reply.number("deleted", deleted).number("rev", rev).end();
@@ -399,8 +446,11 @@ impl Broker {
     }
 
     pub(super) fn write_stats(&self, reply: Reply<'_>, now: Time) {
-        let subscriptions: usize =
-            self.sessions.iter().map(|(_, session)| session.subscriptions.len()).sum();
+        let subscriptions: usize = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session.subscriptions.len())
+            .sum();
         let counters = &self.counters;
         reply
             .text("version", env!("CARGO_PKG_VERSION"))
@@ -467,7 +517,9 @@ pub(super) fn is_unchanged(entry: &Entry<'_>, put: &Put<'_>, lifetime: Lifetime)
 /// About how long an element of a list is.
 fn entry_bytes(entry: &Entry<'_>) -> usize {
     const REST: usize = 64;
-    usize::try_from(entry.bytes()).unwrap_or(usize::MAX).saturating_add(REST)
+    usize::try_from(entry.bytes())
+        .unwrap_or(usize::MAX)
+        .saturating_add(REST)
 }
 
 /// Appends an element of a list, and the comma before it.

@@ -166,7 +166,9 @@ impl Subscription {
             }
             steps.take(1);
             if out.len() >= chunk || !steps.are_left() {
-                self.stage = Stage::Walk { after: Some(key.clone()) };
+                self.stage = Stage::Walk {
+                    after: Some(key.clone()),
+                };
                 return false;
             }
         }

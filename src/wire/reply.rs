@@ -56,7 +56,9 @@ impl<'o> Reply<'o> {
     ) -> Reply<'o> {
         begin(out, id);
         out.extend_from_slice(b"\"ok\":false");
-        Reply { out }.text("error", code.as_str()).text("message", message)
+        Reply { out }
+            .text("error", code.as_str())
+            .text("message", message)
     }
 
     /// Begins an element of a list, which is ended with [`Reply::end_element`].
@@ -131,12 +133,19 @@ pub struct EventLine;
 impl EventLine {
     /// A covered key has this value. `sub` names the subscription.
     pub(crate) fn put(out: &mut Vec<u8>, sub: &Id<'_>, key: &str, value: Stored<'_>, rev: u64) {
-        event(out, sub, "put").text("key", key).stored(value).number("rev", rev).end();
+        event(out, sub, "put")
+            .text("key", key)
+            .stored(value)
+            .number("rev", rev)
+            .end();
     }
 
     /// A covered key is gone.
     pub fn delete(out: &mut Vec<u8>, sub: &Id<'_>, key: &str, rev: u64) {
-        event(out, sub, "delete").text("key", key).number("rev", rev).end();
+        event(out, sub, "delete")
+            .text("key", key)
+            .number("rev", rev)
+            .end();
     }
 
     /// The subscriber holds exactly the state at this revision.
@@ -185,7 +194,12 @@ mod tests {
         let id = Id::from(7);
         check(&|out| Reply::ok(out, None).end(), "{\"ok\":true}\n");
         check(
-            &|out| Reply::ok(out, Some(&id)).number("rev", 3).flag("more", true).end(),
+            &|out| {
+                Reply::ok(out, Some(&id))
+                    .number("rev", 3)
+                    .flag("more", true)
+                    .end()
+            },
             "{\"id\":7,\"ok\":true,\"rev\":3,\"more\":true}\n",
         );
         check(
@@ -200,6 +214,9 @@ mod tests {
             &|out| EventLine::put(out, &id, "a", Stored::Bytes(b"\0\x01"), 2),
             "{\"sub\":7,\"event\":\"put\",\"key\":\"a\",\"base64\":\"AAE=\",\"rev\":2}\n",
         );
-        check(&|out| EventLine::sync(out, &id, 4), "{\"sub\":7,\"event\":\"sync\",\"rev\":4}\n");
+        check(
+            &|out| EventLine::sync(out, &id, 4),
+            "{\"sub\":7,\"event\":\"sync\",\"rev\":4}\n",
+        );
     }
 }
