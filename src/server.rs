@@ -310,15 +310,15 @@ impl Server {
         if flags.log_statistics.swap(false, Ordering::Relaxed) {
             info!("statistics: {}", self.broker.statistics(self.now));
         }
-        if flags.reload.swap(false, Ordering::Relaxed) {
-            if let Some(path) = &self.options.token_file {
-                match read_token(path) {
-                    Ok(token) => {
-                        self.broker.set_token(Some(token));
-                        info!("the token is read again from {}", path.display());
-                    }
-                    Err(error) => warn!("the old token stays: {error}"),
+        if flags.reload.swap(false, Ordering::Relaxed)
+            && let Some(path) = &self.options.token_file
+        {
+            match read_token(path) {
+                Ok(token) => {
+                    self.broker.set_token(Some(token));
+                    info!("the token is read again from {}", path.display());
                 }
+                Err(error) => warn!("the old token stays: {error}"),
             }
         }
         while let Ok(end) = self.control.connections.try_recv() {
@@ -368,10 +368,10 @@ impl Server {
                 return stream.refuse(&line);
             }
         };
-        if let Some(bytes) = self.options.send_buffer {
-            if let Err(error) = stream.set_send_buffer(bytes) {
-                debug!("connection {number}: the send buffer stays as it is: {error}");
-            }
+        if let Some(bytes) = self.options.send_buffer
+            && let Err(error) = stream.set_send_buffer(bytes)
+        {
+            debug!("connection {number}: the send buffer stays as it is: {error}");
         }
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self

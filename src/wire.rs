@@ -13,6 +13,7 @@
 //! less than a tree would.
 
 mod incoming;
+#[cfg(feature = "server")]
 mod reply;
 mod request;
 
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use incoming::{Answer, Failure, Happening, Incoming, ListEntry};
 #[cfg(feature = "server")]
 pub(crate) use reply::Stored;
+#[cfg(feature = "server")]
 pub use reply::{EventLine, Reply};
 pub use request::{BatchOp, Delete, List, Op, Put, Request, RequestError, Subscribe};
 

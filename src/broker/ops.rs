@@ -105,11 +105,11 @@ impl Broker {
             let message = format!("a client's name has at most {CLIENT_NAME_BYTES_MAX} bytes");
             return Err(Refusal::bad_request(message));
         }
-        if let (Peer::Tcp(_), Some(expected)) = (&self.sessions[session].peer, &self.token) {
-            if !token.is_some_and(|guess| expected.accepts(guess)) {
-                let message = "hello needs the right token over TCP";
-                return Err(Refusal::new(ErrorCode::Unauthenticated, message));
-            }
+        if let (Peer::Tcp(_), Some(expected)) = (&self.sessions[session].peer, &self.token)
+            && !token.is_some_and(|guess| expected.accepts(guess))
+        {
+            let message = "hello needs the right token over TCP";
+            return Err(Refusal::new(ErrorCode::Unauthenticated, message));
         }
         let rev = self.keyspace.rev();
         let state = &mut self.sessions[session];

@@ -101,10 +101,10 @@ impl Listener {
             Address::Unix(path) => Ok(vec![Listener::bind_unix(path, terms)?]),
             Address::Tcp(host) => {
                 let resolved: Vec<SocketAddr> = host.to_socket_addrs().map_err(failed)?.collect();
-                if let Some(&open) = resolved.iter().find(|address| !address.ip().is_loopback()) {
-                    if !has_token {
-                        return Err(BindError::TokenNeeded(open));
-                    }
+                if let Some(&open) = resolved.iter().find(|address| !address.ip().is_loopback())
+                    && !has_token
+                {
+                    return Err(BindError::TokenNeeded(open));
                 }
                 let mut listeners = Vec::new();
                 let mut first_error = None;
@@ -152,10 +152,8 @@ impl Listener {
         if let Some((path, device, inode)) = &self.file {
             let is_ours = std::fs::symlink_metadata(path)
                 .is_ok_and(|found| (found.dev(), found.ino()) == (*device, *inode));
-            if is_ours {
-                if let Err(error) = std::fs::remove_file(path) {
-                    log::warn!("can't remove {}: {error}", path.display());
-                }
+            if is_ours && let Err(error) = std::fs::remove_file(path) {
+                log::warn!("can't remove {}: {error}", path.display());
             }
         }
     }
