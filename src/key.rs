@@ -174,8 +174,15 @@ impl Pattern {
         };
         let required = &text[..required_bytes];
         // A star is a segment of its own, so the byte before the first one is a dot.
-        let literal_bytes = required.find('*').map_or(required_bytes, |star| star.saturating_sub(1));
-        Ok(Pattern { text: Box::from(text), required_bytes, literal_bytes, subtree })
+        let literal_bytes = required
+            .find('*')
+            .map_or(required_bytes, |star| star.saturating_sub(1));
+        Ok(Pattern {
+            text: Box::from(text),
+            required_bytes,
+            literal_bytes,
+            subtree,
+        })
     }
 
     /// The pattern as it was written.
@@ -193,7 +200,10 @@ impl Pattern {
     /// The same pattern with every descendant of its keys: what a subscription covers.
     #[must_use]
     pub fn with_descendants(self) -> Pattern {
-        Pattern { subtree: true, ..self }
+        Pattern {
+            subtree: true,
+            ..self
+        }
     }
 
     /// Whether keys below the required segments belong to it.
@@ -238,7 +248,9 @@ impl Pattern {
         }
         let mut segments = key.0.split('.');
         let required_match = self.required_segments().all(|required| {
-            segments.next().is_some_and(|segment| required == "*" || required == segment)
+            segments
+                .next()
+                .is_some_and(|segment| required == "*" || required == segment)
         });
         required_match && (self.subtree || segments.next().is_none())
     }
@@ -365,7 +377,12 @@ impl fmt::Display for Pattern {
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pattern({}{})", self.text, if self.subtree { " and below" } else { "" })
+        write!(
+            f,
+            "Pattern({}{})",
+            self.text,
+            if self.subtree { " and below" } else { "" }
+        )
     }
 }
 
@@ -374,10 +391,16 @@ impl fmt::Display for KeyError {
         match self {
             KeyError::EmptySegment => f.write_str("a key has no empty segment"),
             KeyError::TooLong(bytes) => {
-                write!(f, "a key has at most {KEY_BYTES_MAX} bytes, this one has {bytes}")
+                write!(
+                    f,
+                    "a key has at most {KEY_BYTES_MAX} bytes, this one has {bytes}"
+                )
             }
             KeyError::Character(character) => {
-                write!(f, "a key has no white space or control character, this one has {character:?}")
+                write!(
+                    f,
+                    "a key has no white space or control character, this one has {character:?}"
+                )
             }
             KeyError::PartialStar => f.write_str("'*' is a segment of its own or nothing"),
             KeyError::Pattern => f.write_str("a key is needed here, not a pattern with '*'"),
@@ -451,7 +474,10 @@ mod tests {
         check("**", Err(KeyError::PartialStar));
         check("*", Err(KeyError::Pattern));
         check("a.*.b", Err(KeyError::Pattern));
-        check(&"k".repeat(KEY_BYTES_MAX + 1), Err(KeyError::TooLong(KEY_BYTES_MAX + 1)));
+        check(
+            &"k".repeat(KEY_BYTES_MAX + 1),
+            Err(KeyError::TooLong(KEY_BYTES_MAX + 1)),
+        );
     }
 
     #[test]
@@ -459,16 +485,26 @@ mod tests {
         let check = |pattern: &str, keys: &[&str], others: &[&str]| {
             let pattern = Pattern::new(pattern).unwrap();
             for key in keys {
-                assert!(pattern.matches(KeyRef::new(key).unwrap()), "{pattern} matches {key}");
+                assert!(
+                    pattern.matches(KeyRef::new(key).unwrap()),
+                    "{pattern} matches {key}"
+                );
             }
             for key in others {
-                assert!(!pattern.matches(KeyRef::new(key).unwrap()), "{pattern} spares {key}");
+                assert!(
+                    !pattern.matches(KeyRef::new(key).unwrap()),
+                    "{pattern} spares {key}"
+                );
             }
         };
         check("a", &["a"], &["b", "a.b", "ab"]);
         check("a.*", &["a", "a.b", "a.b.c"], &["b", "ab", "a-b", "b.a"]);
         check("*", &["a", "a.b", "a.$b"], &["$a", "$a.b"]);
-        check("a.*.c", &["a.b.c"], &["a.c", "a.b", "a.b.c.d", "a.b.b.c", "b.b.c"]);
+        check(
+            "a.*.c",
+            &["a.b.c"],
+            &["a.c", "a.b", "a.b.c.d", "a.b.b.c", "b.b.c"],
+        );
         check("*.b", &["a.b"], &["b", "a", "a.b.c", "$a.b"]);
         check("*.*", &["a", "a.b", "a.b.c"], &["$a", "$a.b"]);
         check("a.*.*", &["a.b", "a.b.c", "a.b.c.d"], &["a", "b.b"]);
@@ -480,7 +516,11 @@ mod tests {
     fn descendants_are_covered() {
         let check = |pattern: &str, key: &str, expected: bool| {
             let pattern = Pattern::new(pattern).unwrap().with_descendants();
-            assert_eq!(pattern.matches(KeyRef::new(key).unwrap()), expected, "{pattern} {key}");
+            assert_eq!(
+                pattern.matches(KeyRef::new(key).unwrap()),
+                expected,
+                "{pattern} {key}"
+            );
         };
         check("a", "a.b.c", true);
         check("a", "ab", false);
@@ -524,6 +564,9 @@ mod tests {
         assert_eq!(unescape("%FF"), "%FF");
         assert_eq!(unescape("%zz%2e"), "%zz.");
         assert_eq!(Key::from_segments([""]), Err(KeyError::EmptySegment));
-        assert_eq!(Key::from_segments::<[&str; 0]>([]), Err(KeyError::EmptySegment));
+        assert_eq!(
+            Key::from_segments::<[&str; 0]>([]),
+            Err(KeyError::EmptySegment)
+        );
     }
 }

@@ -1,9 +1,36 @@
-//! nkv, notify key value.
-#![warn(missing_docs)]
+//! nkv, *notify key value*: the services of one host share state through a small daemon that keeps a
+//! hierarchical keyspace and tells subscribers what changed.
+//!
+//! This crate is the daemon, its command line and the library to both. What stands where:
+//!
+//! - [`key`] and [`address`]: what keys, patterns and addresses are;
+//! - [`wire`]: the protocol's lines as types;
+//! - [`client`]: the blocking client;
+//! - `keyspace` and `watch`: the entries, the order of their changes, and whom a change concerns;
+//! - `session`: one connection without its socket (private);
+//! - `broker`: every decision, without input or output;
+//! - `server`: the event loop, which programs can also run on a thread of their own.
+//!
+//! # Features
+//! Without features the library is the blocking client and brings in nothing of the daemon.
+//! `server` adds the daemon's half as a library, `daemon` and `cli` the two programs. The default is
+//! both programs.
+
 pub mod address;
+#[cfg(feature = "server")]
+pub mod broker;
 pub mod client;
 pub mod key;
+#[cfg(feature = "server")]
+pub mod keyspace;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+mod session;
+#[cfg(feature = "server")]
+pub mod watch;
 pub mod wire;
+
 pub use address::{Address, AddressError};
 pub use client::Client;
 pub use key::{Key, KeyError, KeyRef, Pattern};

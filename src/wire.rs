@@ -13,6 +13,7 @@
 //! less than a tree would.
 
 mod incoming;
+#[cfg(feature = "server")]
 mod reply;
 mod request;
 
@@ -22,9 +23,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use incoming::{Answer, Failure, Happening, Incoming, ListEntry};
-pub use reply::{EventLine, Reply};
 #[cfg(feature = "server")]
-pub(crate) use reply::{Stored, write_entry};
+pub(crate) use reply::Stored;
+#[cfg(feature = "server")]
+pub use reply::{EventLine, Reply};
 pub use request::{BatchOp, Delete, List, Op, Put, Request, RequestError, Subscribe};
 
 /// The protocol's version, as `hello` answers it.
@@ -267,19 +269,25 @@ impl<'a> Id<'a> {
         } else {
             self.json.to_string()
         };
-        Id { json: Cow::Owned(json) }
+        Id {
+            json: Cow::Owned(json),
+        }
     }
 
     /// The same id with its own text.
     #[must_use]
     pub fn into_owned(self) -> Id<'static> {
-        Id { json: Cow::Owned(self.json.into_owned()) }
+        Id {
+            json: Cow::Owned(self.json.into_owned()),
+        }
     }
 }
 
 impl From<u64> for Id<'static> {
     fn from(number: u64) -> Id<'static> {
-        Id { json: Cow::Owned(number.to_string()) }
+        Id {
+            json: Cow::Owned(number.to_string()),
+        }
     }
 }
 

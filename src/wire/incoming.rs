@@ -58,7 +58,10 @@ pub enum Happening<'a> {
 
 /// The fields of a successful response; which are there depends on the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are the protocol's, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the fields are the protocol's, told in docs/protocol.md"
+)]
 #[non_exhaustive]
 pub struct Answer<'a> {
     pub rev: Option<u64>,
@@ -78,7 +81,10 @@ pub struct Answer<'a> {
 
 /// One element of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are the protocol's, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the fields are the protocol's, told in docs/protocol.md"
+)]
 #[non_exhaustive]
 pub struct ListEntry<'a> {
     pub key: Cow<'a, str>,
@@ -111,7 +117,9 @@ impl<'a> Incoming<'a> {
     pub fn parse(line: &'a str) -> Result<Incoming<'a>, serde_json::Error> {
         let mut fields: Fields<'a> = serde_json::from_str(line)?;
         let id = |json: Option<&'a RawValue>| {
-            json.map(|json| Id::from_json(json.get())).transpose().map_err(malformed)
+            json.map(|json| Id::from_json(json.get()))
+                .transpose()
+                .map_err(malformed)
         };
         if let Some(sub) = id(fields.sub)? {
             return event(sub, fields);
@@ -139,10 +147,23 @@ impl<'a> Incoming<'a> {
                 })
             }
             Some(false) => {
-                let code = fields.error.ok_or_else(|| malformed("a refusal without `error`"))?;
-                let message = fields.message.map(|text| text.0.into_owned()).unwrap_or_default();
-                let failure = Failure { code, message, rev: fields.rev, at: fields.at };
-                Ok(Incoming::Reply { id, result: Err(failure) })
+                let code = fields
+                    .error
+                    .ok_or_else(|| malformed("a refusal without `error`"))?;
+                let message = fields
+                    .message
+                    .map(|text| text.0.into_owned())
+                    .unwrap_or_default();
+                let failure = Failure {
+                    code,
+                    message,
+                    rev: fields.rev,
+                    at: fields.at,
+                };
+                Ok(Incoming::Reply {
+                    id,
+                    result: Err(failure),
+                })
             }
             None => Err(malformed("neither `ok` nor `sub`")),
         }
@@ -205,8 +226,13 @@ struct EntryFields<'a> {
 }
 
 fn event<'a>(sub: Id<'a>, fields: Fields<'a>) -> Result<Incoming<'a>, serde_json::Error> {
-    let kind = fields.event.ok_or_else(|| malformed("an event without `event`"))?;
-    let key = fields.key.map(|key| key.0).ok_or_else(|| malformed("an event without `key`"));
+    let kind = fields
+        .event
+        .ok_or_else(|| malformed("an event without `event`"))?;
+    let key = fields
+        .key
+        .map(|key| key.0)
+        .ok_or_else(|| malformed("an event without `key`"));
     let event = match &*kind.0 {
         "put" => Happening::Put {
             key: key?,
@@ -218,7 +244,9 @@ fn event<'a>(sub: Id<'a>, fields: Fields<'a>) -> Result<Incoming<'a>, serde_json
         "reset" => Happening::Reset,
         _ => return Ok(Incoming::UnknownEvent),
     };
-    let rev = fields.rev.ok_or_else(|| malformed("an event without `rev`"))?;
+    let rev = fields
+        .rev
+        .ok_or_else(|| malformed("an event without `rev`"))?;
     Ok(Incoming::Event { sub, rev, event })
 }
 
@@ -262,7 +290,10 @@ mod tests {
             Incoming::Event {
                 sub: Id::from(1),
                 rev: 3,
-                event: Happening::Put { key: "a".into(), payload: Payload::Json("1.0".into()) },
+                event: Happening::Put {
+                    key: "a".into(),
+                    payload: Payload::Json("1.0".into())
+                },
             }
         );
         assert_eq!(
@@ -282,15 +313,25 @@ mod tests {
         assert_eq!(id, Some(Id::from(4)));
         let answer = result.unwrap();
         assert_eq!(answer.rev, Some(9));
-        assert_eq!(answer.entries[0].payload, Some(Payload::Bytes(Cow::Borrowed(b"\0\x01"))));
-        let Incoming::Reply { result: Err(failure), .. } =
-            read(r#"{"ok":false,"error":"conflict","message":"m","rev":0,"at":2}"#)
+        assert_eq!(
+            answer.entries[0].payload,
+            Some(Payload::Bytes(Cow::Borrowed(b"\0\x01")))
+        );
+        let Incoming::Reply {
+            result: Err(failure),
+            ..
+        } = read(r#"{"ok":false,"error":"conflict","message":"m","rev":0,"at":2}"#)
         else {
             panic!("it is a refusal");
         };
-        assert_eq!((failure.code, failure.rev, failure.at), (ErrorCode::Conflict, Some(0), Some(2)));
-        let Incoming::Reply { result: Err(failure), .. } =
-            read(r#"{"ok":false,"error":"from_the_future","message":"m"}"#)
+        assert_eq!(
+            (failure.code, failure.rev, failure.at),
+            (ErrorCode::Conflict, Some(0), Some(2))
+        );
+        let Incoming::Reply {
+            result: Err(failure),
+            ..
+        } = read(r#"{"ok":false,"error":"from_the_future","message":"m"}"#)
         else {
             panic!("it is a refusal");
         };

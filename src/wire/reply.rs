@@ -56,7 +56,16 @@ impl<'o> Reply<'o> {
     ) -> Reply<'o> {
         begin(out, id);
         out.extend_from_slice(b"\"ok\":false");
-        Reply { out }.text("error", code.as_str()).text("message", message)
+        Reply { out }
+            .text("error", code.as_str())
+            .text("message", message)
+    }
+
+    /// Begins an element of a list, which is ended with [`Reply::end_element`].
+    pub fn element(out: &'o mut Vec<u8>, key: &str) -> Reply<'o> {
+        out.extend_from_slice(b"{\"key\":");
+        write_string(out, key);
+        Reply { out }
     }
 
     /// Adds a number. `name` is a plain identifier, here and below.
@@ -92,10 +101,24 @@ impl<'o> Reply<'o> {
         self
     }
 
+    /// Adds a list, given as its elements with commas between them.
+    pub fn list(self, name: &str, elements: &[u8]) -> Reply<'o> {
+        write_name(self.out, name);
+        self.out.push(b'[');
+        self.out.extend_from_slice(elements);
+        self.out.push(b']');
+        self
+    }
+
     /// Adds an entry's value in the form in which it was put.
     pub(crate) fn stored(self, value: Stored<'_>) -> Reply<'o> {
         value.write(self.out);
         self
+    }
+
+    /// Ends an element of a list.
+    pub fn end_element(self) {
+        self.out.push(b'}');
     }
 
     /// Ends the line.
@@ -110,12 +133,19 @@ pub struct EventLine;
 impl EventLine {
     /// A covered key has this value. `sub` names the subscription.
     pub(crate) fn put(out: &mut Vec<u8>, sub: &Id<'_>, key: &str, value: Stored<'_>, rev: u64) {
-        event(out, sub, "put").text("key", key).stored(value).number("rev", rev).end();
+        event(out, sub, "put")
+            .text("key", key)
+            .stored(value)
+            .number("rev", rev)
+            .end();
     }
 
     /// A covered key is gone.
     pub fn delete(out: &mut Vec<u8>, sub: &Id<'_>, key: &str, rev: u64) {
-        event(out, sub, "delete").text("key", key).number("rev", rev).end();
+        event(out, sub, "delete")
+            .text("key", key)
+            .number("rev", rev)
+            .end();
     }
 
     /// The subscriber holds exactly the state at this revision.
@@ -127,17 +157,6 @@ impl EventLine {
     pub fn reset(out: &mut Vec<u8>, sub: &Id<'_>, rev: u64) {
         event(out, sub, "reset").number("rev", rev).end();
     }
-}
-
-/// Appends one element of a list's `entries`: with its value, or the key and revision alone.
-pub(crate) fn write_entry(out: &mut Vec<u8>, key: &str, value: Option<Stored<'_>>, rev: u64) {
-    out.extend_from_slice(b"{\"key\":");
-    write_string(out, key);
-    if let Some(value) = value {
-        value.write(out);
-    }
-    write_name(out, "rev");
-    write_number(out, rev);
 }
 
 fn event<'o>(out: &'o mut Vec<u8>, sub: &Id<'_>, event: &str) -> Reply<'o> {
@@ -175,7 +194,12 @@ mod tests {
         let id = Id::from(7);
         check(&|out| Reply::ok(out, None).end(), "{\"ok\":true}\n");
         check(
-            &|out| Reply::ok(out, Some(&id)).number("rev", 3).flag("more", true).end(),
+            &|out| {
+                Reply::ok(out, Some(&id))
+                    .number("rev", 3)
+                    .flag("more", true)
+                    .end()
+            },
             "{\"id\":7,\"ok\":true,\"rev\":3,\"more\":true}\n",
         );
         check(
@@ -190,6 +214,9 @@ mod tests {
             &|out| EventLine::put(out, &id, "a", Stored::Bytes(b"\0\x01"), 2),
             "{\"sub\":7,\"event\":\"put\",\"key\":\"a\",\"base64\":\"AAE=\",\"rev\":2}\n",
         );
-        check(&|out| EventLine::sync(out, &id, 4), "{\"sub\":7,\"event\":\"sync\",\"rev\":4}\n");
+        check(
+            &|out| EventLine::sync(out, &id, 4),
+            "{\"sub\":7,\"event\":\"sync\",\"rev\":4}\n",
+        );
     }
 }

@@ -26,16 +26,26 @@ pub struct Request<'a> {
 
 /// What a request asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the variants are the protocol's ops, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the variants are the protocol's ops, told in docs/protocol.md"
+)]
 pub enum Op<'a> {
-    Hello { client: Option<Cow<'a, str>>, token: Option<Cow<'a, str>> },
+    Hello {
+        client: Option<Cow<'a, str>>,
+        token: Option<Cow<'a, str>>,
+    },
     Put(Put<'a>),
     /// A `get` of a key or, where it has a star, of a pattern: the key tells.
     Get(List<'a>),
     Delete(Delete<'a>),
     Subscribe(Subscribe<'a>),
-    Unsubscribe { sub: Id<'a> },
-    Batch { ops: Vec<BatchOp<'a>> },
+    Unsubscribe {
+        sub: Id<'a>,
+    },
+    Batch {
+        ops: Vec<BatchOp<'a>>,
+    },
     Stats,
     Clients,
     Ping,
@@ -43,7 +53,10 @@ pub enum Op<'a> {
 
 /// `put`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are the protocol's, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the fields are the protocol's, told in docs/protocol.md"
+)]
 pub struct Put<'a> {
     pub key: Cow<'a, str>,
     pub payload: Payload<'a>,
@@ -55,7 +68,10 @@ pub struct Put<'a> {
 
 /// `get`; what follows `key` is for patterns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are the protocol's, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the fields are the protocol's, told in docs/protocol.md"
+)]
 pub struct List<'a> {
     pub key: Cow<'a, str>,
     pub limit: Option<u64>,
@@ -65,7 +81,10 @@ pub struct List<'a> {
 
 /// `delete`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are the protocol's, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the fields are the protocol's, told in docs/protocol.md"
+)]
 pub struct Delete<'a> {
     pub key: Cow<'a, str>,
     pub if_rev: Option<u64>,
@@ -73,7 +92,10 @@ pub struct Delete<'a> {
 
 /// `subscribe`; the request's id names the subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are the protocol's, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the fields are the protocol's, told in docs/protocol.md"
+)]
 pub struct Subscribe<'a> {
     pub key: Cow<'a, str>,
     pub exact: bool,
@@ -85,7 +107,10 @@ pub struct Subscribe<'a> {
 
 /// One operation of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the variants are the protocol's, told in docs/protocol.md")]
+#[allow(
+    missing_docs,
+    reason = "the variants are the protocol's, told in docs/protocol.md"
+)]
 pub enum BatchOp<'a> {
     Put(Put<'a>),
     Delete(Delete<'a>),
@@ -258,7 +283,11 @@ impl Delete<'_> {
 
 impl RequestError {
     fn anonymous(message: impl Into<String>) -> RequestError {
-        RequestError { id: None, code: ErrorCode::BadRequest, message: message.into() }
+        RequestError {
+            id: None,
+            code: ErrorCode::BadRequest,
+            message: message.into(),
+        }
     }
 }
 
@@ -382,7 +411,10 @@ fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, Str
             after: fields.after.take().map(|text| text.0),
             keys_only: fields.keys_only.take(),
         }),
-        "delete" => Op::Delete(Delete { key: key(&mut fields)?, if_rev: fields.if_rev.take() }),
+        "delete" => Op::Delete(Delete {
+            key: key(&mut fields)?,
+            if_rev: fields.if_rev.take(),
+        }),
         "subscribe" => {
             if id.is_none() {
                 return Err("missing field `id`: it names the subscription".into());
@@ -391,7 +423,9 @@ fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, Str
         }
         "unsubscribe" => {
             let sub = fields.sub.take().ok_or("missing field `sub`")?;
-            Op::Unsubscribe { sub: Id::from_json(sub.get())? }
+            Op::Unsubscribe {
+                sub: Id::from_json(sub.get())?,
+            }
         }
         "batch" => {
             let ops = fields.ops.take().ok_or("missing field `ops`")?;
@@ -400,7 +434,9 @@ fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, Str
                     .and_then(batch_op)
                     .map_err(|message| format!("ops[{at}]: {message}"))
             });
-            Op::Batch { ops: ops.collect::<Result<_, String>>()? }
+            Op::Batch {
+                ops: ops.collect::<Result<_, String>>()?,
+            }
         }
         "stats" => Op::Stats,
         "clients" => Op::Clients,
@@ -489,7 +525,10 @@ fn batch_op(fields: BatchFields<'_>) -> Result<BatchOp<'_>, String> {
             lifetime: fields.lifetime,
             ttl_ms: fields.ttl_ms,
         })?)),
-        "delete" => Ok(BatchOp::Delete(Delete { key: fields.key.0, if_rev: fields.if_rev })),
+        "delete" => Ok(BatchOp::Delete(Delete {
+            key: fields.key.0,
+            if_rev: fields.if_rev,
+        })),
         "check" => Ok(BatchOp::Check {
             key: fields.key.0,
             if_rev: fields.if_rev.ok_or("missing field `if_rev`")?,
@@ -521,7 +560,9 @@ fn leftover(fields: &Fields<'_>) -> Option<&'static str> {
         ("client", fields.client.is_some()),
         ("token", fields.token.is_some()),
     ];
-    present.into_iter().find_map(|(name, is_some)| is_some.then_some(name))
+    present
+        .into_iter()
+        .find_map(|(name, is_some)| is_some.then_some(name))
 }
 
 /// Where the nesting of brackets outside strings exceeds the bound, if it does.
@@ -530,7 +571,11 @@ fn leftover(fields: &Fields<'_>) -> Option<&'static str> {
 fn too_deep(text: &str) -> Option<usize> {
     // The request's own object, and a batch's array and object, stand around a value.
     const DEPTH_MAX: usize = VALUE_DEPTH_MAX + 3;
-    if memchr::memchr2_iter(b'[', b'{', text.as_bytes()).take(DEPTH_MAX + 1).count() <= DEPTH_MAX {
+    if memchr::memchr2_iter(b'[', b'{', text.as_bytes())
+        .take(DEPTH_MAX + 1)
+        .count()
+        <= DEPTH_MAX
+    {
         return None;
     }
     let mut depth = 0_usize;
@@ -628,14 +673,24 @@ mod tests {
         check(r#"{"id":7,"op":"stats"}"#);
         check(r#"{"id":"x","op":"clients"}"#);
         check(r#"{"op":"hello","client":"me","token":"t"}"#);
-        check(r#"{"op":"put","key":"a","value": {"x": 1.0e5,  "y":null}}"#.replace(": {", ":{").as_str());
-        check(r#"{"op":"put","key":"a","value":null,"if_rev":3,"if_changed":true,"lifetime":"boot","ttl_ms":5}"#);
+        check(
+            r#"{"op":"put","key":"a","value": {"x": 1.0e5,  "y":null}}"#
+                .replace(": {", ":{")
+                .as_str(),
+        );
+        check(
+            r#"{"op":"put","key":"a","value":null,"if_rev":3,"if_changed":true,"lifetime":"boot","ttl_ms":5}"#,
+        );
         check(r#"{"op":"put","key":"a","base64":"AAEC/w=="}"#);
         check(r#"{"op":"get","key":"a.*","limit":5,"after":"a.b","keys_only":true}"#);
         check(r#"{"op":"delete","key":"a","if_rev":1}"#);
-        check(r#"{"id":1,"op":"subscribe","key":"a","exact":true,"cuts":true,"initial":false,"since":9,"epoch":"e"}"#);
+        check(
+            r#"{"id":1,"op":"subscribe","key":"a","exact":true,"cuts":true,"initial":false,"since":9,"epoch":"e"}"#,
+        );
         check(r#"{"op":"unsubscribe","sub":"s"}"#);
-        check(r#"{"op":"batch","ops":[{"op":"put","key":"a","value":1},{"op":"delete","key":"b.*"},{"op":"check","key":"c","if_rev":0}]}"#);
+        check(
+            r#"{"op":"batch","ops":[{"op":"put","key":"a","value":1},{"op":"delete","key":"b.*"},{"op":"check","key":"c","if_rev":0}]}"#,
+        );
     }
 
     #[test]
@@ -643,7 +698,9 @@ mod tests {
         let check = |value: &str| {
             let line = format!(r#"{{"op":"put","key":"a","value": {value} }}"#);
             let request = Request::parse(line.as_bytes()).unwrap();
-            let Op::Put(put) = request.op else { panic!("{line} is a put") };
+            let Op::Put(put) = request.op else {
+                panic!("{line} is a put")
+            };
             assert_eq!(put.payload, Payload::Json(value.into()));
         };
         check("1.00");
@@ -652,7 +709,11 @@ mod tests {
         check(r#""\u00e9\/""#);
         check("{ \"b\" : 1 , \"a\" : [ ] }");
         check("null");
-        check(&format!("{}{}", "[".repeat(VALUE_DEPTH_MAX), "]".repeat(VALUE_DEPTH_MAX)));
+        check(&format!(
+            "{}{}",
+            "[".repeat(VALUE_DEPTH_MAX),
+            "]".repeat(VALUE_DEPTH_MAX)
+        ));
         check(&format!("\"{}\"", "[".repeat(1000)));
     }
 
@@ -669,41 +730,142 @@ mod tests {
         check("nonsense", None, "not a JSON object");
         check(r#"["ping"]"#, None, "not a JSON object");
         check("1", None, "not a JSON object");
-        check(r#"{"op":"batch","ops":[["delete","a"]]}"#, None, "ops[0]: not a JSON object");
+        check(
+            r#"{"op":"batch","ops":[["delete","a"]]}"#,
+            None,
+            "ops[0]: not a JSON object",
+        );
         check(r#"{"op":"ping"} x"#, None, "trailing");
         check(r#"{"id":1}"#, Some("1"), "missing field `op`");
         check(r#"{"id":1,"op":5}"#, Some("1"), "invalid type");
         check(r#"{"id":1,"op":"jump"}"#, Some("1"), "unknown op \"jump\"");
-        check(r#"{"id":1,"op":"ping","x":1}"#, Some("1"), "unknown field `x`");
-        check(r#"{"id":1,"op":"ping","key":"a"}"#, Some("1"), "ping has no field `key`");
-        check(r#"{"id":1,"op":"ping","op":"ping"}"#, Some("1"), "duplicate field `op`");
-        check(r#"{"id":1,"id":2,"op":"ping"}"#, None, "duplicate field `id`");
+        check(
+            r#"{"id":1,"op":"ping","x":1}"#,
+            Some("1"),
+            "unknown field `x`",
+        );
+        check(
+            r#"{"id":1,"op":"ping","key":"a"}"#,
+            Some("1"),
+            "ping has no field `key`",
+        );
+        check(
+            r#"{"id":1,"op":"ping","op":"ping"}"#,
+            Some("1"),
+            "duplicate field `op`",
+        );
+        check(
+            r#"{"id":1,"id":2,"op":"ping"}"#,
+            None,
+            "duplicate field `id`",
+        );
         check(r#"{"id":1,"op":"get"}"#, Some("1"), "missing field `key`");
-        check(r#"{"id":1,"op":"get","key":null}"#, Some("1"), "invalid type: null");
-        check(r#"{"id":1,"op":"put","key":"a"}"#, Some("1"), "missing field `value`");
-        check(r#"{"id":1,"op":"put","key":"a","value":1,"base64":""}"#, Some("1"), "exclude");
-        check(r#"{"id":1,"op":"put","key":"a","base64":"AA"}"#, Some("1"), "not base64");
-        check(r#"{"id":1,"op":"put","key":"a","base64":"A_-="}"#, Some("1"), "not base64");
-        check(r#"{"id":1,"op":"put","key":"a","value":1,"if_rev":-1}"#, Some("1"), "invalid value");
-        check(r#"{"id":1,"op":"put","key":"a","value":1,"if_rev":1.0}"#, Some("1"), "invalid type");
-        check(r#"{"id":1,"op":"put","key":"a","value":1,"lifetime":"x"}"#, Some("1"), "unknown variant");
-        check(r#"{"id":1,"op":"put","key":"a","value":01}"#, None, "invalid number");
-        check(r#"{"op":"subscribe","key":"a"}"#, None, "missing field `id`");
-        check(r#"{"id":1,"op":"subscribe","key":"a","since":1}"#, Some("1"), "go together");
-        check(r#"{"id":1,"op":"subscribe","key":"a","epoch":"e"}"#, Some("1"), "go together");
-        check(r#"{"id":1,"op":"unsubscribe","sub":[]}"#, Some("1"), "an id is");
+        check(
+            r#"{"id":1,"op":"get","key":null}"#,
+            Some("1"),
+            "invalid type: null",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a"}"#,
+            Some("1"),
+            "missing field `value`",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a","value":1,"base64":""}"#,
+            Some("1"),
+            "exclude",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a","base64":"AA"}"#,
+            Some("1"),
+            "not base64",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a","base64":"A_-="}"#,
+            Some("1"),
+            "not base64",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a","value":1,"if_rev":-1}"#,
+            Some("1"),
+            "invalid value",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a","value":1,"if_rev":1.0}"#,
+            Some("1"),
+            "invalid type",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a","value":1,"lifetime":"x"}"#,
+            Some("1"),
+            "unknown variant",
+        );
+        check(
+            r#"{"id":1,"op":"put","key":"a","value":01}"#,
+            None,
+            "invalid number",
+        );
+        check(
+            r#"{"op":"subscribe","key":"a"}"#,
+            None,
+            "missing field `id`",
+        );
+        check(
+            r#"{"id":1,"op":"subscribe","key":"a","since":1}"#,
+            Some("1"),
+            "go together",
+        );
+        check(
+            r#"{"id":1,"op":"subscribe","key":"a","epoch":"e"}"#,
+            Some("1"),
+            "go together",
+        );
+        check(
+            r#"{"id":1,"op":"unsubscribe","sub":[]}"#,
+            Some("1"),
+            "an id is",
+        );
         check(r#"{"id":1,"op":"batch"}"#, Some("1"), "missing field `ops`");
-        check(r#"{"id":1,"op":"batch","ops":[{"op":"get","key":"a"}]}"#, Some("1"), "no op \"get\"");
-        check(r#"{"id":1,"op":"batch","ops":[{"op":"check","key":"a"}]}"#, Some("1"), "ops[0]: missing");
-        check(r#"{"id":1,"op":"batch","ops":[{"op":"delete","key":"a","ttl_ms":1}]}"#, Some("1"), "`ttl_ms`");
-        check(r#"{"id":1,"op":"batch","ops":[{"op":"delete","key":"a","id":1}]}"#, Some("1"), "unknown field `id`");
+        check(
+            r#"{"id":1,"op":"batch","ops":[{"op":"get","key":"a"}]}"#,
+            Some("1"),
+            "no op \"get\"",
+        );
+        check(
+            r#"{"id":1,"op":"batch","ops":[{"op":"check","key":"a"}]}"#,
+            Some("1"),
+            "ops[0]: missing",
+        );
+        check(
+            r#"{"id":1,"op":"batch","ops":[{"op":"delete","key":"a","ttl_ms":1}]}"#,
+            Some("1"),
+            "`ttl_ms`",
+        );
+        check(
+            r#"{"id":1,"op":"batch","ops":[{"op":"delete","key":"a","id":1}]}"#,
+            Some("1"),
+            "unknown field `id`",
+        );
         check(r#"{"id":1.5,"op":"ping"}"#, None, "an id is");
         check(r#"{"id":null,"op":"ping"}"#, None, "an id is");
-        check(&format!(r#"{{"id":"{}","op":"ping"}}"#, "x".repeat(65)), None, "at most 64");
+        check(
+            &format!(r#"{{"id":"{}","op":"ping"}}"#, "x".repeat(65)),
+            None,
+            "at most 64",
+        );
         check(&"[".repeat(100_000), None, "nested deeper");
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        check(&format!(r#"{{"id":1,"op":"put","key":"a","value":{deep}}}"#), Some("1"), "nested deeper");
-        assert!(Request::parse(b"{\"op\":\"ping\xff\"}").unwrap_err().message.contains("UTF-8"));
+        check(
+            &format!(r#"{{"id":1,"op":"put","key":"a","value":{deep}}}"#),
+            Some("1"),
+            "nested deeper",
+        );
+        assert!(
+            Request::parse(b"{\"op\":\"ping\xff\"}")
+                .unwrap_err()
+                .message
+                .contains("UTF-8")
+        );
     }
 
     #[test]

@@ -1,0 +1,250 @@
+//! The command line: from words to options, or to what is wrong with them.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use lexopt::{Arg, Parser, ValueExt};
+use nkv::server::{Options, SEND_BUFFER_BYTES};
+
+/// What the user asks for.
+pub(crate) enum Asked {
+    Serve(Box<Arguments>),
+    /// Help or the version.
+    Print(String),
+}
+
+/// What the daemon is to do.
+pub(crate) struct Arguments {
+    pub(crate) options: Options,
+    /// env_logger's filter.
+    pub(crate) log: String,
+}
+
+/// The smallest `--max-message`: room for a request with the longest key and some value.
+const MESSAGE_BYTES_MIN: u64 = 4096;
+
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
+    let mut options = Options::default();
+    let mut log = std::env::var("NKV_LOG").unwrap_or_else(|_| "info".into());
+    let mut parser = Parser::from_iter(words);
+    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
+        let name = match argument {
+            Arg::Value(address) => {
+                let text = address.to_string_lossy();
+                options
+                    .addresses
+                    .push(text.parse().map_err(|error| format!("{text}: {error}"))?);
+                continue;
+            }
+            Arg::Long("help") | Arg::Short('h') => return Ok(Asked::Print(help())),
+            Arg::Long("version") | Arg::Short('V') => {
+                return Ok(Asked::Print(format!(
+                    "nkv-server {}\n",
+                    env!("CARGO_PKG_VERSION")
+                )));
+            }
+            // Everything is kept in memory so far; who asks for it by name gets it in every version.
+            Arg::Long("in-memory") => continue,
+            Arg::Long(name) if TAKE_A_VALUE.contains(&name) => name.to_owned(),
+            unknown => return Err(unknown.unexpected().to_string()),
+        };
+        let value = parser
+            .value()
+            .and_then(ValueExt::string)
+            .map_err(|error| error.to_string())?;
+        match &*name {
+            "log" => log = value,
+            name => {
+                set(&mut options, name, &value).map_err(|error| format!("--{name}: {error}"))?;
+            }
+        }
+    }
+    Ok(Asked::Serve(Box::new(Arguments { options, log })))
+}
+
+const TAKE_A_VALUE: [&str; 12] = [
+    "socket-mode",
+    "socket-group",
+    "token-file",
+    "max-clients",
+    "max-message",
+    "max-keys",
+    "max-bytes",
+    "max-subscriptions",
+    "tombstones",
+    "send-buffer",
+    "idle-exit",
+    "log",
+];
+
+fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
+    let limits = &mut options.limits;
+    match name {
+        "socket-mode" => options.socket_mode = mode(value)?,
+        "socket-group" => options.socket_group = Some(value.to_owned()),
+        "token-file" => options.token_file = Some(value.into()),
+        "max-clients" => limits.clients = at_least(1, size(value)?)?,
+        "max-message" => limits.message = at_least(MESSAGE_BYTES_MIN, size(value)?)?,
+        "max-keys" => limits.keys = size(value)?,
+        "max-bytes" => limits.bytes = size(value)?,
+        "max-subscriptions" => limits.subscriptions = size(value)?,
+        "tombstones" => limits.tombstones = size(value)?,
+        "send-buffer" => {
+            options.send_buffer = Some(usize::try_from(size(value)?).map_err(|e| e.to_string())?);
+        }
+        "idle-exit" => {
+            let seconds = value
+                .parse()
+                .map_err(|_| format!("{value} is no number of seconds"))?;
+            options.idle_exit = Some(Duration::from_secs(at_least(1, seconds)?));
+        }
+        _ => unreachable!("every option of the list is set here"),
+    }
+    Ok(())
+}
+
+/// A number of things or bytes: digits, and `k`, `M` or `G` for powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: Option<u64> = digits
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| format!("{text:?} is no number (like 512, 64k, 1M or 2G)"))
+}
+
+fn at_least(smallest: u64, number: u64) -> Result<u64, String> {
+    if number >= smallest {
+        Ok(number)
+    } else {
+        Err(format!("at least {smallest} is needed"))
+    }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err(format!("{text:?} is no mode (like 0660)")),
+    }
+}
+
+fn help() -> String {
+    let default = Options::default();
+    let limits = &default.limits;
+    format!(
+        "\
+nkv-server keeps a keyspace and tells subscribers what changes.
+
+Usage: nkv-server [OPTIONS] [ADDRESS]...
+
+An ADDRESS is a path (anything with a '/', or unix:PATH) for a Unix socket, or HOST:PORT,
+tcp:HOST:PORT or a bare port number (then on localhost) for TCP. Several may be given. Without one:
+/run/nkv.sock as root, else $XDG_RUNTIME_DIR/nkv.sock, else /tmp/nkv-UID/nkv.sock.
+
+Options:
+  --in-memory              keep no files (this version never does)
+  --socket-mode MODE       mode of Unix sockets [{mode:04o}]
+  --socket-group NAME      group of Unix sockets [the process's]
+  --token-file FILE        what a TCP client's hello must carry; without it, TCP is refused on any but
+                           a loopback address
+  --max-clients N          connections at a time [{clients}]
+  --max-message BYTES      longest request line [{message}]
+  --max-keys N             keys in the keyspace [{keys}]
+  --max-bytes BYTES        keys and values in the keyspace [{bytes}]
+  --max-subscriptions N    subscriptions of a connection [{subscriptions}]
+  --tombstones N           deleted keys that are remembered for subscribers that resume or lag
+                           [{tombstones}]
+  --send-buffer BYTES      kernel's send buffer of a connection [{send_buffer}]
+  --idle-exit SECONDS      stop after so long without a client [never]
+  --log FILTER             what is logged: error, warn, info, debug, or a filter as env_logger takes
+                           it [$NKV_LOG, else info]
+  -h, --help               print this help
+  -V, --version            print the version
+
+Sizes and numbers take k, M and G.
+
+Signals: SIGTERM and SIGINT stop cleanly (a second one at once), SIGHUP reads the token file again,
+SIGUSR1 logs the statistics.
+
+Exit codes: 0 clean stop, 1 failure at run time, 2 usage, 3 the address is in use.
+",
+        mode = default.socket_mode,
+        clients = limits.clients,
+        message = limits.message,
+        keys = limits.keys,
+        bytes = limits.bytes,
+        subscriptions = limits.subscriptions,
+        tombstones = limits.tombstones,
+        send_buffer = SEND_BUFFER_BYTES,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nkv::Address;
+
+    fn parsed(words: &[&str]) -> Result<Box<Arguments>, String> {
+        let words = std::iter::once("nkv-server").chain(words.iter().copied());
+        match parse(words.map(OsString::from))? {
+            Asked::Serve(arguments) => Ok(arguments),
+            Asked::Print(text) => Err(text),
+        }
+    }
+
+    #[test]
+    fn options_are_taken() {
+        let arguments = parsed(&[
+            "--max-message",
+            "64k",
+            "--max-bytes=2G",
+            "--socket-mode",
+            "0600",
+            "--idle-exit",
+            "5",
+            "--log",
+            "debug",
+            "/tmp/a.sock",
+            "4222",
+        ])
+        .unwrap();
+        let options = &arguments.options;
+        assert_eq!(options.limits.message, 64 << 10);
+        assert_eq!(options.limits.bytes, 2 << 30);
+        assert_eq!(options.socket_mode, 0o600);
+        assert_eq!(options.idle_exit, Some(Duration::from_secs(5)));
+        assert_eq!(arguments.log, "debug");
+        let expected = [
+            Address::Unix("/tmp/a.sock".into()),
+            Address::Tcp("localhost:4222".into()),
+        ];
+        assert_eq!(options.addresses, expected);
+    }
+
+    #[test]
+    fn the_option_at_fault_is_named() {
+        let check = |words: &[&str], named: &str| {
+            let message = parsed(words).err().unwrap();
+            assert!(message.contains(named), "{words:?}: {message}");
+        };
+        check(&["--no-such"], "--no-such");
+        check(&["--max-keys"], "--max-keys");
+        check(&["--max-keys", "many"], "--max-keys");
+        check(&["--max-keys", "-1"], "--max-keys");
+        check(&["--max-keys", "99999999999999999999"], "--max-keys");
+        check(&["--max-bytes", "99999999999999G"], "--max-bytes");
+        check(&["--max-message", "10"], "--max-message");
+        check(&["--socket-mode", "999"], "--socket-mode");
+        check(&["--idle-exit", "0"], "--idle-exit");
+        check(&["-x"], "-x");
+        check(&["nowhere"], "nowhere");
+    }
+}

@@ -1,0 +1,161 @@
+//! The daemon: arguments, logging, signals; then the loop.
+//!
+//! What is said before the loop runs, and why a start failed, goes to stderr as it is; from then on
+//! everything is a line of the log. Each way to end has its exit code (`--help` lists them), so that
+//! a supervisor can tell a bad option from an address in use.
+
+mod arguments;
+mod logging;
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use log::{info, warn};
+use nkv::Address;
+use nkv::server::{BindError, Handle, Server};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+
+use arguments::{Arguments, Asked};
+
+/// Descriptors that are no connection: the loop's own, listening sockets, standard streams.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+fn main() -> ExitCode {
+    let arguments = match arguments::parse(std::env::args_os()) {
+        Ok(Asked::Serve(arguments)) => arguments,
+        Ok(Asked::Print(text)) => {
+            // Nobody is left to tell when standard output is closed.
+            let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            complain(&message);
+            complain("try `nkv-server --help`");
+            return ExitCode::from(2);
+        }
+    };
+    logging::start(&arguments.log);
+    match serve(*arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why the daemon ends other than by a clean stop.
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+fn serve(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { mut options, .. } = arguments;
+    if options.addresses.is_empty() {
+        let address = Address::server_default();
+        make_default_directory(&address)?;
+        options.addresses.push(address);
+    }
+    raise_descriptor_limit(options.limits.clients + OTHER_DESCRIPTORS);
+    let server = Server::bind(options).map_err(|error| Failure {
+        code: match error {
+            BindError::TokenNeeded(_)
+            | BindError::UnknownGroup(_)
+            | BindError::TokenFile { .. } => 2,
+            BindError::InUse { .. } => 3,
+            _ => 1,
+        },
+        message: error.to_string(),
+    })?;
+    hear_signals(&server.handle()).map_err(|error| Failure {
+        code: 1,
+        message: format!("can't install signal handlers: {error}"),
+    })?;
+    for address in server.addresses() {
+        info!("listening on {address}");
+    }
+    info!("keeping everything in memory: nothing outlives this process");
+    server.run().map_err(|error| Failure {
+        code: 1,
+        message: format!("the event loop failed: {error}"),
+    })
+}
+
+/// Lets SIGTERM and SIGINT stop the server (a second one at once), SIGHUP reload, SIGUSR1 log the
+/// statistics. A broken pipe is an error of a write, as Rust has it from the start.
+fn hear_signals(handle: &Handle) -> io::Result<()> {
+    let flags = handle.flags();
+    let asked_before = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // The order counts: the first signal finds the flag unset, and sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&asked_before))?;
+        signal_hook::flag::register(signal, Arc::clone(&asked_before))?;
+        signal_hook::flag::register(signal, Arc::clone(&flags.stop))?;
+    }
+    signal_hook::flag::register(SIGHUP, Arc::clone(&flags.reload))?;
+    signal_hook::flag::register(SIGUSR1, Arc::clone(&flags.log_statistics))?;
+    for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+        signal_hook::low_level::pipe::register(signal, handle.waker()?)?;
+    }
+    Ok(())
+}
+
+/// Makes the directory of the default address where it is this user's own, and makes sure that it
+/// is: under `/tmp`, someone else may have made it first.
+fn make_default_directory(address: &Address) -> Result<(), Failure> {
+    let Address::Unix(path) = address else {
+        return Ok(());
+    };
+    let Some(directory) = path.parent().filter(|parent| parent.starts_with("/tmp")) else {
+        return Ok(());
+    };
+    let made = std::fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(directory);
+    let own = std::fs::metadata("/proc/self").map(|own| own.uid());
+    let checked = made.and_then(|()| {
+        let found = std::fs::symlink_metadata(directory)?;
+        if found.is_dir() && found.uid() == own? && found.mode() & 0o077 == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::other(
+                "it is not a directory that only this user can enter",
+            ))
+        }
+    });
+    checked.map_err(|error| Failure {
+        code: 1,
+        message: format!("can't use {}: {error}", directory.display()),
+    })
+}
+
+/// Each client takes a descriptor. Where the system grants fewer, accepting pauses when they run out.
+fn raise_descriptor_limit(wanted: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < wanted {
+            setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard)?;
+        }
+        Ok(hard)
+    });
+    match raised {
+        Ok(hard) if hard < wanted => {
+            warn!("only {hard} descriptors are allowed, {wanted} would serve all clients");
+        }
+        Ok(_) => {}
+        Err(error) => warn!("the limit of descriptors stays as it is: {error}"),
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "a program that can't start says why where it is watched"
+)]
+fn complain(message: &str) {
+    eprintln!("nkv-server: {message}");
+}

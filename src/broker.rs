@@ -1,0 +1,603 @@
+//! Every decision is made here: a request comes in, a response and changes go out.
+//!
+//! The broker is plain data. It owns the keyspace, the trie of watchers and the sessions, and knows
+//! neither sockets nor files nor clocks: bytes and the time are handed in, bytes are taken out. The
+//! loop in `server` drives it in the phases of a turn, and a test drives it in the same way with
+//! lines of text:
+//!
+//! 1. [`Broker::connect`], [`Broker::receive`], [`Broker::resume`], [`Broker::disconnect`] and
+//!    [`Broker::expire`] carry out requests and let entries end. Changes are made in the keyspace at
+//!    once and mark the subscriptions that they concern, but no event is made.
+//! 2. [`Broker::uncommitted`] is what the turn has changed, newest state once a key, for whoever
+//!    keeps it; [`Broker::committed`] says that it is as safe as was promised.
+//! 3. [`Broker::fill`] gives the bytes to be written to a connection, making events as there is room
+//!    for them; [`Broker::sent`] says how many were written. Only committed state is ever shown.
+//! 4. [`Broker::end_turn`] drops tombstones over the bound.
+//!
+//! Time is shared out by **steps**: a request takes some, each key that is looked at takes one, and
+//! a connection has so many a turn. A list or a deletion by pattern that needs more goes on in the
+//! next turn, where it left off. Only a batch can't be cut in pieces; it is bounded by the length of
+//! its line and by a limit on the keys that its patterns may look at.
+
+mod batch;
+mod ops;
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::key::{KeyError, KeyRef, Pattern};
+use crate::keyspace::{Change, Keyspace, Owner, Time};
+use crate::session::{Counters, Job, Session, Steps};
+use crate::watch::{Watch, Watcher};
+use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
+
+pub use crate::session::Peer;
+
+/// How many steps a connection has a turn for its requests, and as many for its events.
+const STEPS_PER_TURN: u32 = 16_384;
+/// What carrying out one request, or one operation of a batch, takes.
+const STEPS_PER_REQUEST: u32 = 16;
+/// How many keys that belong to ended connections, or have expired, are deleted a turn.
+const ENDINGS_PER_TURN: usize = 1024;
+/// How many bytes of events are made ahead of being written. More would make a slow subscriber's
+/// events staler and its buffer larger; less would mean more system calls for one that keeps up.
+const EVENT_CHUNK_BYTES: usize = 16 << 10;
+
+/// What a broker is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The limits that it imposes.
+    pub limits: Limits,
+    /// Names its history; to be told apart from every other one's.
+    pub epoch: String,
+    /// What the `hello` of a TCP peer must carry, if anything.
+    pub token: Option<Token>,
+}
+
+/// A secret that TCP peers have to know. Comparing takes the same time wherever a guess is wrong.
+#[derive(Clone)]
+pub struct Token(Box<[u8]>);
+
+/// The keyspace, its sessions, and the rules between them.
+#[derive(Debug)]
+pub struct Broker {
+    limits: Limits,
+    epoch: String,
+    token: Option<Token>,
+    keyspace: Keyspace,
+    watch: Watch,
+    sessions: Slab<Session>,
+    /// Sessions that may have something to write.
+    due: Vec<usize>,
+    /// Connections that have ended and may still own entries.
+    departed: VecDeque<Owner>,
+    owners: u64,
+    counters: Counters,
+    started: Time,
+    committed: u64,
+}
+
+/// Why a request is refused. Answered where it is raised, and never further up.
+#[derive(Debug)]
+struct Refusal {
+    code: ErrorCode,
+    message: String,
+    rev: Option<u64>,
+    at: Option<usize>,
+}
+
+impl Broker {
+    /// A broker with an empty keyspace. `now` is the time from which `uptime_ms` counts.
+    #[must_use]
+    pub fn new(options: Options, now: Time) -> Broker {
+        Broker {
+            keyspace: Keyspace::new(options.limits.tombstones),
+            limits: options.limits,
+            epoch: options.epoch,
+            token: options.token,
+            watch: Watch::default(),
+            sessions: Slab::new(),
+            due: Vec::new(),
+            departed: VecDeque::new(),
+            owners: 0,
+            counters: Counters::default(),
+            started: now,
+            committed: 0,
+        }
+    }
+
+    /// Takes in a connection and gives the number by which it is called until it is disconnected.
+    /// Numbers are small and are used again.
+    ///
+    /// # Errors
+    /// The line to be written before closing, where there are as many clients as there may be.
+    pub fn connect(&mut self, peer: Peer) -> Result<usize, Vec<u8>> {
+        if self.sessions.len() as u64 >= self.limits.clients {
+            let mut line = Vec::new();
+            let message = format!("there are {} clients already", self.limits.clients);
+            Reply::error(&mut line, None, ErrorCode::Limit, &message).end();
+            self.counters.errors += 1;
+            return Err(line);
+        }
+        self.owners += 1;
+        let authenticated = matches!(peer, Peer::Unix { .. }) || self.token.is_none();
+        let session = Session::new(peer, Owner(self.owners), authenticated);
+        Ok(self.sessions.insert(session))
+    }
+
+    /// Carries out what has come in from a connection, as far as its turn allows. To be called once
+    /// a turn at most, and only while [`Broker::wants_input`]; the rest goes on with
+    /// [`Broker::resume`].
+    pub fn receive(&mut self, session: usize, bytes: &[u8], now: Time) {
+        if self.sessions[session].input.bytes.is_empty() {
+            let mut steps = Steps::new(STEPS_PER_TURN);
+            let done = self.carry_out(session, bytes, 0, &mut steps, now);
+            self.keep(session, &bytes[done..]);
+        } else {
+            self.sessions[session].input.bytes.extend_from_slice(bytes);
+            self.resume(session, now);
+        }
+    }
+
+    /// Says that nothing more will come in from a connection: a last line without a line end counts.
+    pub fn end_input(&mut self, session: usize, now: Time) {
+        self.sessions[session].input.ended = true;
+        self.resume(session, now);
+    }
+
+    /// Goes on with what a connection's last turn left over. To be called once a turn while
+    /// [`Broker::wants_turn`].
+    pub fn resume(&mut self, session: usize, now: Time) {
+        let mut steps = Steps::new(STEPS_PER_TURN);
+        if let Some(job) = self.sessions[session].job.take() {
+            self.go_on(session, job, &mut steps, now);
+        }
+        let input = &mut self.sessions[session].input;
+        let mut bytes = std::mem::take(&mut input.bytes);
+        let searched = std::mem::take(&mut input.searched);
+        let done = self.carry_out(session, &bytes, searched, &mut steps, now);
+        let last = memchr::memchr(b'\n', &bytes[done..]).is_none();
+        let ended = self.sessions[session].input.ended;
+        if ended && last && self.may_go_on(session, steps) {
+            if done < bytes.len() || self.sessions[session].input.skipping {
+                self.line(session, &bytes[done..], &mut steps, now);
+            }
+            return;
+        }
+        if done > 0 {
+            bytes.drain(..done);
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        // What is left is moved back unless it is to be dropped as part of a line that is too long.
+        if last && self.is_too_long(session, bytes.len()) {
+            self.sessions[session].input.skipping = true;
+        } else {
+            let input = &mut self.sessions[session].input;
+            input.searched = if last { bytes.len() } else { 0 };
+            input.bytes = bytes;
+        }
+    }
+
+    /// Whether bytes may be read for a connection: all that came before are carried out or are the
+    /// beginning of a line, and not too many responses are unread.
+    #[must_use]
+    pub fn wants_input(&self, session: usize) -> bool {
+        let state = &self.sessions[session];
+        let waiting = state.input.bytes.len() > state.input.searched;
+        !state.input.ended && !waiting && state.job.is_none() && self.has_room(state)
+    }
+
+    /// Whether a connection has requests that can go on without more input.
+    #[must_use]
+    pub fn wants_turn(&self, session: usize) -> bool {
+        let state = &self.sessions[session];
+        let waiting = state.input.bytes.len() > state.input.searched
+            || (state.input.ended && (!state.input.bytes.is_empty() || state.input.skipping));
+        state.job.is_some() || (waiting && self.has_room(state))
+    }
+
+    /// Whether a connection's input has ended and every request in it has been carried out and its
+    /// response written. A subscription may still have events to come.
+    #[must_use]
+    pub fn is_drained(&self, session: usize) -> bool {
+        self.sessions[session].is_drained()
+    }
+
+    /// Whether a connection has a subscription.
+    #[must_use]
+    pub fn has_subscriptions(&self, session: usize) -> bool {
+        !self.sessions[session].subscriptions.is_empty()
+    }
+
+    /// Forgets a connection. Its subscriptions end, and so do the `session` entries that it put last;
+    /// where those are very many, the rest of them goes in the turns that follow.
+    pub fn disconnect(&mut self, session: usize) {
+        let state = self.sessions.remove(session);
+        for (subscription, removed) in &state.subscriptions {
+            self.watch.remove(
+                removed.pattern(),
+                Watcher {
+                    session,
+                    subscription,
+                },
+            );
+        }
+        self.due.retain(|candidate| *candidate != session);
+        self.departed.push_back(state.owner);
+    }
+
+    /// Lets entries end whose time has come or whose connection is gone, a bounded number of them.
+    pub fn expire(&mut self, now: Time) {
+        for _ in 0..ENDINGS_PER_TURN {
+            let key = loop {
+                match self.departed.front() {
+                    None => break self.keyspace.expired(now),
+                    Some(&owner) => match self.keyspace.owned_by(owner) {
+                        Some(key) => break Some(key),
+                        None => self.departed.pop_front(),
+                    },
+                };
+            };
+            let Some(key) = key else { return };
+            self.delete_key(key.borrowed());
+        }
+    }
+
+    /// When [`Broker::expire`] is to be called next, if nothing else happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.departed.is_empty() {
+            self.keyspace.next_deadline()
+        } else {
+            Some(Time(0))
+        }
+    }
+
+    /// What has changed since the last [`Broker::committed`]: each key once, as it is now.
+    pub fn uncommitted(&self) -> impl Iterator<Item = Change<'_>> {
+        self.keyspace
+            .changes_after(self.committed)
+            .filter_map(|(_, change)| change)
+    }
+
+    /// Says that all changes are as safe as they have to be before anyone is told of them.
+    pub fn committed(&mut self) {
+        self.committed = self.keyspace.rev();
+    }
+
+    /// Moves the sessions that may have something to write to the end of `due`, each once.
+    pub fn take_due(&mut self, due: &mut Vec<usize>) {
+        for &session in &self.due {
+            self.sessions[session].due = false;
+        }
+        due.append(&mut self.due);
+    }
+
+    /// Whether some session may have something to write.
+    #[must_use]
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Puts a session among those that may have something to write: its socket has room again.
+    pub fn set_due(&mut self, session: usize) {
+        let state = &mut self.sessions[session];
+        if !state.due {
+            state.due = true;
+            self.due.push(session);
+        }
+    }
+
+    /// The bytes to write to a connection next; empty where there is nothing, or where its share of
+    /// the turn is used up. To be called after [`Broker::committed`].
+    pub fn fill(&mut self, session: usize, share: &mut Share) -> &[u8] {
+        assert_eq!(
+            self.committed,
+            self.keyspace.rev(),
+            "only what is committed may be shown"
+        );
+        let state = &mut self.sessions[session];
+        if share.bytes == 0 {
+            return &[];
+        }
+        state.fill(
+            &self.keyspace,
+            EVENT_CHUNK_BYTES,
+            &mut share.steps,
+            &mut self.counters,
+        );
+        state.pending()
+    }
+
+    /// Says that so many bytes of what [`Broker::fill`] gave are written.
+    pub fn sent(&mut self, session: usize, bytes: usize, share: &mut Share) {
+        share.bytes = share.bytes.saturating_sub(bytes);
+        self.sessions[session].sent(bytes);
+    }
+
+    /// Whether a connection has bytes or events to be written.
+    #[must_use]
+    pub fn has_output(&self, session: usize) -> bool {
+        let state = &self.sessions[session];
+        !state.pending().is_empty() || state.is_behind()
+    }
+
+    /// Whether a connection has bytes to be written that answer its requests, or stand before such.
+    #[must_use]
+    pub fn owes(&self, session: usize) -> bool {
+        !self.sessions[session].pending().is_empty()
+    }
+
+    /// Throws away what would be written to a connection: nobody is there to read it.
+    pub fn discard_output(&mut self, session: usize) {
+        let state = &mut self.sessions[session];
+        let pending = state.pending().len();
+        state.sent(pending);
+    }
+
+    /// Drops tombstones over the bound. To be called when a turn's delivery is done.
+    pub fn end_turn(&mut self) {
+        self.keyspace.drop_tombstones();
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The keyspace, to look at.
+    #[must_use]
+    pub fn keyspace(&self) -> &Keyspace {
+        &self.keyspace
+    }
+
+    /// The limits that this broker imposes.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Replaces the token. Connections that are authenticated stay so.
+    pub fn set_token(&mut self, token: Option<Token>) {
+        self.token = token;
+    }
+
+    /// The statistics as the JSON object that `stats` answers, for a log.
+    #[must_use]
+    pub fn statistics(&self, now: Time) -> String {
+        let mut out = Vec::new();
+        self.write_stats(Reply::ok(&mut out, None), now);
+        String::from_utf8(out)
+            .expect("a response is UTF-8")
+            .trim_end()
+            .to_owned()
+    }
+
+    /// Carries out whole lines while the turn allows it, and returns how many bytes that took.
+    fn carry_out(
+        &mut self,
+        session: usize,
+        bytes: &[u8],
+        mut searched: usize,
+        steps: &mut Steps,
+        now: Time,
+    ) -> usize {
+        let mut done = 0;
+        while self.may_go_on(session, *steps) {
+            let Some(end) = memchr::memchr(b'\n', &bytes[searched..]) else {
+                break;
+            };
+            let end = searched + end;
+            self.line(session, &bytes[done..end], steps, now);
+            done = end + 1;
+            searched = done;
+        }
+        done
+    }
+
+    /// Carries out one line, or what is left of one that is too long.
+    fn line(&mut self, session: usize, line: &[u8], steps: &mut Steps, now: Time) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let state = &mut self.sessions[session];
+        let skipped = std::mem::take(&mut state.input.skipping);
+        if line.is_empty() && !skipped {
+            return;
+        }
+        steps.take(STEPS_PER_REQUEST);
+        self.counters.requests += 1;
+        if skipped || line.len() as u64 > self.limits.message {
+            let message = format!("a line has at most {} bytes", self.limits.message);
+            self.refuse(session, None, &Refusal::new(ErrorCode::TooLarge, message));
+        } else {
+            match Request::parse(line) {
+                Ok(request) => self.request(session, request, steps, now),
+                Err(error) => {
+                    let refusal = Refusal::new(error.code, error.message);
+                    self.refuse(session, error.id.as_ref(), &refusal);
+                }
+            }
+        }
+        self.set_due(session);
+    }
+
+    /// Keeps what could not be carried out yet.
+    fn keep(&mut self, session: usize, rest: &[u8]) {
+        let last = memchr::memchr(b'\n', rest).is_none();
+        let too_long = self.is_too_long(session, rest.len());
+        let input = &mut self.sessions[session].input;
+        if last && (too_long || input.skipping) {
+            input.skipping = true;
+        } else {
+            input.bytes.extend_from_slice(rest);
+            input.searched = if last { rest.len() } else { 0 };
+        }
+    }
+
+    /// Whether a line that is so long already, without its end, can't become a request any more.
+    fn is_too_long(&self, session: usize, bytes: usize) -> bool {
+        let carriage_return = 1;
+        self.sessions[session].input.skipping
+            || bytes as u64 > self.limits.message + carriage_return
+    }
+
+    fn may_go_on(&self, session: usize, steps: Steps) -> bool {
+        let state = &self.sessions[session];
+        steps.are_left() && state.job.is_none() && self.has_room(state)
+    }
+
+    fn has_room(&self, state: &Session) -> bool {
+        state.pending().len() as u64 <= self.limits.output
+    }
+
+    fn refuse(&mut self, session: usize, id: Option<&Id<'_>>, refusal: &Refusal) {
+        self.counters.errors += 1;
+        let out = &mut self.sessions[session].out;
+        let mut reply = Reply::error(out, id, refusal.code, &refusal.message);
+        if let Some(rev) = refusal.rev {
+            reply = reply.number("rev", rev);
+        }
+        if let Some(at) = refusal.at {
+            reply = reply.number("at", at as u64);
+        }
+        reply.end();
+    }
+
+    /// Deletes a key, marks whom it concerns, and returns the revision.
+    fn delete_key(&mut self, key: KeyRef<'_>) -> Option<u64> {
+        let rev = self.keyspace.delete(key)?;
+        self.mark(key, rev);
+        Some(rev)
+    }
+
+    /// Marks every subscription that a change concerns.
+    fn mark(&mut self, key: KeyRef<'_>, rev: u64) {
+        let Broker {
+            watch,
+            sessions,
+            due,
+            ..
+        } = self;
+        watch.visit(key, |watcher| {
+            let session = &mut sessions[watcher.session];
+            session.mark(watcher.subscription, rev);
+            if !session.due {
+                session.due = true;
+                due.push(watcher.session);
+            }
+        });
+    }
+
+    /// Does a turn's worth of a job, and answers it when it is done.
+    fn go_on(&mut self, session: usize, mut job: Box<Job>, steps: &mut Steps, now: Time) {
+        if self.work(&mut job, steps, now) {
+            self.answer_job(session, *job);
+            self.set_due(session);
+        } else {
+            self.sessions[session].job = Some(job);
+        }
+    }
+}
+
+/// What a connection may still be given in one turn's delivery.
+#[derive(Debug)]
+pub struct Share {
+    bytes: usize,
+    steps: Steps,
+}
+
+impl Default for Share {
+    fn default() -> Share {
+        Share {
+            bytes: 256 << 10,
+            steps: Steps::new(STEPS_PER_TURN),
+        }
+    }
+}
+
+impl Token {
+    /// A token from what a file holds: white space around it is dropped. Nothing where nothing is
+    /// left, because an empty secret is none.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Token> {
+        let text = text.trim();
+        (!text.is_empty()).then(|| Token(Box::from(text.as_bytes())))
+    }
+
+    fn accepts(&self, guess: &str) -> bool {
+        use subtle::ConstantTimeEq;
+        self.0.ct_eq(guess.as_bytes()).into()
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
+        Refusal {
+            code,
+            message: message.into(),
+            rev: None,
+            at: None,
+        }
+    }
+
+    fn bad_request(message: impl Into<String>) -> Refusal {
+        Refusal::new(ErrorCode::BadRequest, message)
+    }
+
+    fn conflict(key: KeyRef<'_>, rev: u64) -> Refusal {
+        let message = match rev {
+            0 => format!("{key} does not exist"),
+            rev => format!("{key} is at revision {rev}"),
+        };
+        Refusal {
+            rev: Some(rev),
+            ..Refusal::new(ErrorCode::Conflict, message)
+        }
+    }
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Refusal {
+        let code = match error {
+            KeyError::TooLong(_) => ErrorCode::TooLarge,
+            _ => ErrorCode::BadKey,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+/// A key that a client may write.
+fn writable_key(text: &str) -> Result<KeyRef<'_>, Refusal> {
+    let key = KeyRef::new(text)?;
+    if key.is_reserved() {
+        Err(reserved())
+    } else {
+        Ok(key)
+    }
+}
+
+/// A pattern whose keys a client may write.
+fn writable_pattern(text: &str) -> Result<Pattern, Refusal> {
+    let pattern = Pattern::new(text)?;
+    if pattern.is_reserved() {
+        Err(reserved())
+    } else {
+        Ok(pattern)
+    }
+}
+
+fn reserved() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadKey,
+        "keys that begin with '$' belong to the daemon",
+    )
+}

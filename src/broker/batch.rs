@@ -1,0 +1,232 @@
+//! Batches: all of it or nothing.
+//!
+//! A batch is judged before it touches anything. Its conditions (`check`, `if_rev`) are held against
+//! the keyspace as it was before the batch. Its operations take effect in their order, so they are
+//! planned over an overlay that says what the operations before them leave of each key they name;
+//! `if_changed` looks at that. The quota is held against what the whole batch leaves. Only then is
+//! the plan carried out, and nothing in that can fail.
+//!
+//! A batch can't go on in a later turn, so the keys that its patterns may look at are limited.
+
+use std::collections::BTreeMap;
+
+use crate::key::{Key, KeyRef};
+use crate::keyspace::{Terms, Time};
+use crate::session::Steps;
+use crate::wire::{BatchOp, Delete, ErrorCode, Payload, Put};
+
+use super::ops::{check_rev, is_unchanged};
+use super::{Broker, Refusal, writable_key, writable_pattern};
+
+/// How many keys the patterns of one batch may look at, all together.
+const BATCH_WALK_MAX: usize = 65_536;
+
+/// One change that a batch makes.
+enum Planned<'a> {
+    Put {
+        key: KeyRef<'a>,
+        payload: &'a Payload<'a>,
+        terms: Terms,
+    },
+    Renew {
+        key: KeyRef<'a>,
+        terms: Terms,
+    },
+    Delete {
+        key: Key,
+    },
+}
+
+/// What a batch does, and what it leaves behind as far as it is planned.
+struct Plan<'a> {
+    changes: Vec<Planned<'a>>,
+    /// What each key that is put or deleted is left as.
+    overlay: BTreeMap<Key, Left<'a>>,
+    /// Keys and bytes that the changes so far take away and add.
+    removed: (u64, u64),
+    added: (u64, u64),
+    walked: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    Put(&'a Put<'a>, Terms),
+    Deleted,
+}
+
+impl Broker {
+    /// Carries out a batch and returns the revision of its last change, or the current one.
+    pub(super) fn batch(
+        &mut self,
+        session: usize,
+        ops: &[BatchOp<'_>],
+        steps: &mut Steps,
+        now: Time,
+    ) -> Result<u64, Refusal> {
+        let mut plan = Plan {
+            changes: Vec::with_capacity(ops.len()),
+            overlay: BTreeMap::new(),
+            removed: (0, 0),
+            added: (0, 0),
+            walked: 0,
+        };
+        for (at, op) in ops.iter().enumerate() {
+            let planned = match op {
+                BatchOp::Check { key, if_rev } => KeyRef::new(key)
+                    .map_err(Refusal::from)
+                    .and_then(|key| self.judge(key, Some(*if_rev))),
+                BatchOp::Put(put) => self.plan_put(&mut plan, session, put, now),
+                BatchOp::Delete(delete) => self.plan_delete(&mut plan, delete),
+            };
+            planned.map_err(|refusal| Refusal {
+                at: Some(at),
+                ..refusal
+            })?;
+        }
+        self.check_quota(plan.removed, plan.added)?;
+        steps.take(u32::try_from(plan.walked).unwrap_or(u32::MAX));
+        for op in ops {
+            match op {
+                BatchOp::Put(_) => self.counters.puts += 1,
+                BatchOp::Delete(_) => self.counters.deletes += 1,
+                BatchOp::Check { .. } => {}
+            }
+        }
+        for change in &plan.changes {
+            match change {
+                Planned::Put {
+                    key,
+                    payload,
+                    terms,
+                } => {
+                    let rev = self.keyspace.put(*key, payload, *terms);
+                    self.mark(*key, rev);
+                }
+                Planned::Renew { key, terms } => {
+                    self.keyspace.renew(*key, terms.owner, terms.deadline);
+                }
+                Planned::Delete { key } => {
+                    self.delete_key(key.borrowed());
+                }
+            }
+        }
+        Ok(self.keyspace.rev())
+    }
+
+    /// Holds a condition against the state before the batch.
+    fn judge(&self, key: KeyRef<'_>, if_rev: Option<u64>) -> Result<(), Refusal> {
+        check_rev(key, self.keyspace.entry(key).as_ref(), if_rev)
+    }
+
+    fn plan_put<'a>(
+        &self,
+        plan: &mut Plan<'a>,
+        session: usize,
+        put: &'a Put<'a>,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        let key = writable_key(&put.key)?;
+        let terms = self.terms(session, put, now)?;
+        self.judge(key, put.if_rev)?;
+        let left = plan.overlay.get(key.as_str()).copied();
+        let is_unchanged = put.if_changed
+            && match left {
+                Some(Left::Put(earlier, earlier_terms)) => {
+                    earlier.payload == put.payload && earlier_terms.lifetime == terms.lifetime
+                }
+                Some(Left::Deleted) => false,
+                None => {
+                    let entry = self.keyspace.entry(key);
+                    entry.is_some_and(|entry| is_unchanged(&entry, put, terms.lifetime))
+                }
+            };
+        if is_unchanged {
+            plan.changes.push(Planned::Renew { key, terms });
+            return Ok(());
+        }
+        plan.take_away(self.size(key, left));
+        plan.added.0 += 1;
+        plan.added.1 += (put.key.len() + put.payload.len()) as u64;
+        plan.overlay.insert(key.to_key(), Left::Put(put, terms));
+        plan.changes.push(Planned::Put {
+            key,
+            payload: &put.payload,
+            terms,
+        });
+        Ok(())
+    }
+
+    fn plan_delete<'a>(&self, plan: &mut Plan<'a>, delete: &'a Delete<'a>) -> Result<(), Refusal> {
+        let pattern = writable_pattern(&delete.key)?;
+        if !pattern.has_star() {
+            let key = KeyRef::new(&delete.key)?;
+            self.judge(key, delete.if_rev)?;
+            self.plan_delete_key(plan, key.to_key());
+            return Ok(());
+        }
+        if delete.if_rev.is_some() {
+            return Err(Refusal::bad_request(
+                "`if_rev` goes with a key, this is a pattern",
+            ));
+        }
+        let put_before = plan
+            .overlay
+            .iter()
+            .filter(|(key, left)| matches!(left, Left::Put(..)) && pattern.matches(key.borrowed()));
+        let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
+        plan.look_at(plan.overlay.len())?;
+        for (key, entry) in self.keyspace.walk(&pattern, None) {
+            plan.look_at(1)?;
+            if entry.is_some() && !plan.overlay.contains_key(key) {
+                found.push(key.clone());
+            }
+        }
+        found.sort_unstable();
+        for key in found {
+            self.plan_delete_key(plan, key);
+        }
+        Ok(())
+    }
+
+    /// Plans the deletion of a key, if there will be such a key.
+    fn plan_delete_key(&self, plan: &mut Plan<'_>, key: Key) {
+        let left = plan.overlay.get(&key).copied();
+        let Some(size) = self.size(key.borrowed(), left) else {
+            return;
+        };
+        plan.take_away(Some(size));
+        plan.overlay.insert(key.clone(), Left::Deleted);
+        plan.changes.push(Planned::Delete { key });
+    }
+
+    /// How many bytes a key and its value have, as the plan leaves it so far; nothing where there is
+    /// no such key.
+    fn size(&self, key: KeyRef<'_>, left: Option<Left<'_>>) -> Option<u64> {
+        match left {
+            Some(Left::Put(put, _)) => Some((put.key.len() + put.payload.len()) as u64),
+            Some(Left::Deleted) => None,
+            None => self.keyspace.entry(key).map(|entry| entry.bytes()),
+        }
+    }
+}
+
+impl Plan<'_> {
+    fn look_at(&mut self, keys: usize) -> Result<(), Refusal> {
+        self.walked += keys;
+        if self.walked <= BATCH_WALK_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "the patterns of a batch may look at {BATCH_WALK_MAX} keys; delete by key, or by \
+             pattern outside a batch"
+        );
+        Err(Refusal::new(ErrorCode::Limit, message))
+    }
+
+    fn take_away(&mut self, size: Option<u64>) {
+        if let Some(bytes) = size {
+            self.removed.0 += 1;
+            self.removed.1 += bytes;
+        }
+    }
+}

@@ -1,0 +1,564 @@
+//! One request: what it may do, what it does, what is answered.
+
+use crate::key::{KeyRef, Pattern};
+use crate::keyspace::{Entry, Terms, Time};
+use crate::session::{Job, Peer, Start, Steps, Subscription, Task};
+use crate::watch::Watcher;
+use crate::wire::{
+    CLIENT_NAME_BYTES_MAX, Delete, ErrorCode, Id, Lifetime, List, Op, PROTOCOL, Put, Reply,
+    Request, Subscribe,
+};
+
+use super::{Broker, Refusal, STEPS_PER_REQUEST, writable_key, writable_pattern};
+
+/// What came of a request that was not refused.
+enum Done {
+    Answered,
+    /// More keys are to be looked at.
+    Job(Job),
+}
+
+impl Broker {
+    /// Carries out one request and answers it, or leaves a job that will.
+    pub(super) fn request(
+        &mut self,
+        session: usize,
+        request: Request<'_>,
+        steps: &mut Steps,
+        now: Time,
+    ) {
+        let id = request.id.as_ref();
+        let done = if self.sessions[session].authenticated || matches!(request.op, Op::Hello { .. })
+        {
+            self.op(session, id, &request.op, steps, now)
+        } else {
+            let message = "over TCP, hello with the token comes first";
+            Err(Refusal::new(ErrorCode::Unauthenticated, message))
+        };
+        match done {
+            Ok(Done::Answered) => {}
+            Ok(Done::Job(job)) => self.go_on(session, Box::new(job), steps, now),
+            Err(refusal) => self.refuse(session, id, &refusal),
+        }
+    }
+
+    fn op(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        op: &Op<'_>,
+        steps: &mut Steps,
+        now: Time,
+    ) -> Result<Done, Refusal> {
+        match op {
+            Op::Hello { client, token } => {
+                self.hello(session, id, client.as_deref(), token.as_deref())
+            }
+            Op::Put(put) => self.put(session, id, put, now),
+            Op::Get(list) => self.get(session, id, list, now),
+            Op::Delete(delete) => self.delete(session, id, delete),
+            Op::Subscribe(subscribe) => {
+                let id = id.expect("a subscribe without an id is not read");
+                self.subscribe(session, id, subscribe)
+            }
+            Op::Unsubscribe { sub } => self.unsubscribe(session, id, sub),
+            Op::Batch { ops } => {
+                let count = u32::try_from(ops.len()).unwrap_or(u32::MAX);
+                steps.take(count.saturating_mul(STEPS_PER_REQUEST));
+                let rev = self.batch(session, ops, steps, now)?;
+                self.ok(session, id).number("rev", rev).end();
+                Ok(Done::Answered)
+            }
+            Op::Stats => {
+                let mut out = std::mem::take(&mut self.sessions[session].out);
+                self.write_stats(Reply::ok(&mut out, id), now);
+                self.sessions[session].out = out;
+                Ok(Done::Answered)
+            }
+            Op::Clients => {
+                let mut out = std::mem::take(&mut self.sessions[session].out);
+                Reply::ok(&mut out, id)
+                    .json("clients", &self.client_list())
+                    .end();
+                self.sessions[session].out = out;
+                Ok(Done::Answered)
+            }
+            Op::Ping => {
+                self.ok(session, id).end();
+                Ok(Done::Answered)
+            }
+        }
+    }
+
+    fn ok(&mut self, session: usize, id: Option<&Id<'_>>) -> Reply<'_> {
+        Reply::ok(&mut self.sessions[session].out, id)
+    }
+
+    fn hello(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        client: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Done, Refusal> {
+        if client.is_some_and(|name| name.len() > CLIENT_NAME_BYTES_MAX) {
+            let message = format!("a client's name has at most {CLIENT_NAME_BYTES_MAX} bytes");
+            return Err(Refusal::bad_request(message));
+        }
+        if let (Peer::Tcp(_), Some(expected)) = (&self.sessions[session].peer, &self.token)
+            && !token.is_some_and(|guess| expected.accepts(guess))
+        {
+            let message = "hello needs the right token over TCP";
+            return Err(Refusal::new(ErrorCode::Unauthenticated, message));
+        }
+        let rev = self.keyspace.rev();
+        let state = &mut self.sessions[session];
+        state.authenticated = true;
+        if let Some(name) = client {
+            state.name = Some(Box::from(name));
+        }
+        Reply::ok(&mut state.out, id)
+            .text("server", concat!("nkv/", env!("CARGO_PKG_VERSION")))
+            .number("protocol", PROTOCOL)
+            .text("epoch", &self.epoch)
+            .number("rev", rev)
+            .json("limits", &self.limits)
+            .end();
+        Ok(Done::Answered)
+    }
+
+    fn put(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        put: &Put<'_>,
+        now: Time,
+    ) -> Result<Done, Refusal> {
+        self.counters.puts += 1;
+        let key = writable_key(&put.key)?;
+        let terms = self.terms(session, put, now)?;
+        let entry = self.keyspace.entry(key);
+        check_rev(key, entry.as_ref(), put.if_rev)?;
+        if put.if_changed && entry.is_some_and(|entry| is_unchanged(&entry, put, terms.lifetime)) {
+            let rev = entry.map_or(0, |entry| entry.rev);
+            self.keyspace.renew(key, terms.owner, terms.deadline);
+            self.ok(session, id)
+                .number("rev", rev)
+                .flag("unchanged", true)
+                .end();
+            return Ok(Done::Answered);
+        }
+        let (old_keys, old_bytes) = entry.map_or((0, 0), |entry| (1, entry.bytes()));
+        let new_bytes = (put.key.len() + put.payload.len()) as u64;
+        self.check_quota((old_keys, old_bytes), (1, new_bytes))?;
+        let rev = self.keyspace.put(key, &put.payload, terms);
+        self.mark(key, rev);
+        self.ok(session, id).number("rev", rev).end();
+        Ok(Done::Answered)
+    }
+
+    /// What a put asks for as the terms of its entry.
+    pub(super) fn terms(&self, session: usize, put: &Put<'_>, now: Time) -> Result<Terms, Refusal> {
+        let by_default = if put.ttl_ms.is_some() {
+            Lifetime::Boot
+        } else {
+            Lifetime::Durable
+        };
+        let lifetime = put.lifetime.unwrap_or(by_default);
+        match (put.ttl_ms, lifetime) {
+            (Some(_), Lifetime::Durable) => {
+                return Err(Refusal::bad_request(
+                    "`ttl_ms` goes with the lifetimes \"boot\" and \"session\"",
+                ));
+            }
+            (Some(0), _) => return Err(Refusal::bad_request("`ttl_ms` is at least 1")),
+            _ => {}
+        }
+        Ok(Terms {
+            lifetime,
+            owner: (lifetime == Lifetime::Session).then(|| self.sessions[session].owner),
+            deadline: put.ttl_ms.map(|ttl| Time(now.0.saturating_add(ttl))),
+        })
+    }
+
+    /// Whether so much may be replaced by so much, each as keys and bytes.
+    pub(super) fn check_quota(&self, old: (u64, u64), new: (u64, u64)) -> Result<(), Refusal> {
+        let keys = self.keyspace.keys() + new.0 - old.0;
+        if new.0 > old.0 && keys > self.limits.keys {
+            let message = format!("the keyspace holds at most {} keys", self.limits.keys);
+            return Err(Refusal::new(ErrorCode::Limit, message));
+        }
+        let bytes = self.keyspace.bytes() + new.1 - old.1;
+        if new.1 > old.1 && bytes > self.limits.bytes {
+            let message = format!(
+                "the keyspace holds at most {} bytes of keys and values",
+                self.limits.bytes
+            );
+            return Err(Refusal::new(ErrorCode::Limit, message));
+        }
+        Ok(())
+    }
+
+    fn get(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        list: &List<'_>,
+        now: Time,
+    ) -> Result<Done, Refusal> {
+        self.counters.gets += 1;
+        let pattern = Pattern::new(&list.key)?;
+        if pattern.has_star() {
+            return self.list(id, list, pattern);
+        }
+        if list.limit.is_some() || list.after.is_some() || list.keys_only.is_some() {
+            let message = "`limit`, `after` and `keys_only` go with a pattern, this is a key";
+            return Err(Refusal::bad_request(message));
+        }
+        let key = KeyRef::new(&list.key)?;
+        let Some(entry) = self.keyspace.entry(key) else {
+            return Err(Refusal::new(
+                ErrorCode::NotFound,
+                format!("there is no key {key}"),
+            ));
+        };
+        let reply = Reply::ok(&mut self.sessions[session].out, id)
+            .text("key", key.as_str())
+            .stored(entry.value)
+            .number("rev", entry.rev);
+        with_terms(reply, &entry, now).end();
+        Ok(Done::Answered)
+    }
+
+    fn list(
+        &mut self,
+        id: Option<&Id<'_>>,
+        list: &List<'_>,
+        pattern: Pattern,
+    ) -> Result<Done, Refusal> {
+        let after = list.after.as_deref().map(KeyRef::new).transpose()?;
+        if list.limit == Some(0) {
+            return Err(Refusal::bad_request("`limit` is at least 1"));
+        }
+        Ok(Done::Job(Job {
+            id: id.cloned().map(Id::into_owned),
+            pattern,
+            after: after.map(KeyRef::to_key),
+            task: Task::List {
+                keys_only: list.keys_only == Some(true),
+                left: list.limit.unwrap_or(u64::MAX).min(self.limits.page),
+                rev: self.keyspace.rev(),
+                entries: Vec::new(),
+                more: false,
+            },
+        }))
+    }
+
+    fn delete(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        delete: &Delete<'_>,
+    ) -> Result<Done, Refusal> {
+        self.counters.deletes += 1;
+        let pattern = writable_pattern(&delete.key)?;
+        if pattern.has_star() {
+            if delete.if_rev.is_some() {
+                return Err(Refusal::bad_request(
+                    "`if_rev` goes with a key, this is a pattern",
+                ));
+            }
+            let rev = self.keyspace.rev();
+            return Ok(Done::Job(Job {
+                id: id.cloned().map(Id::into_owned),
+                pattern,
+                after: None,
+                task: Task::Delete { deleted: 0, rev },
+            }));
+        }
+        let key = KeyRef::new(&delete.key)?;
+        check_rev(key, self.keyspace.entry(key).as_ref(), delete.if_rev)?;
+        let rev = self.delete_key(key);
+        let current = self.keyspace.rev();
+        self.ok(session, id)
+            .number("deleted", u64::from(rev.is_some()))
+            .number("rev", rev.unwrap_or(current))
+            .end();
+        Ok(Done::Answered)
+    }
+
+    fn subscribe(
+        &mut self,
+        session: usize,
+        id: &Id<'_>,
+        subscribe: &Subscribe<'_>,
+    ) -> Result<Done, Refusal> {
+        let mut pattern = Pattern::new(&subscribe.key)?;
+        if !subscribe.exact {
+            pattern = pattern.with_descendants();
+        }
+        let state = &mut self.sessions[session];
+        if state.subscription(id).is_some() {
+            let message = format!("a subscription {} lives on this connection", id.as_json());
+            return Err(Refusal::new(ErrorCode::Conflict, message));
+        }
+        if state.subscriptions.len() as u64 >= self.limits.subscriptions {
+            let message = format!(
+                "a connection has at most {} subscriptions",
+                self.limits.subscriptions
+            );
+            return Err(Refusal::new(ErrorCode::Limit, message));
+        }
+        let rev = self.keyspace.rev();
+        let start = match &subscribe.since {
+            Some((since, epoch)) if *epoch == self.epoch && *since <= rev => Start::After(*since),
+            Some(_) => Start::Reset,
+            None if subscribe.no_initial => Start::Now,
+            None => Start::Entries,
+        };
+        let subscription =
+            Subscription::new(id, pattern.clone(), subscribe.cuts, start, &self.keyspace);
+        let number = state.subscribe(subscription);
+        Reply::ok(&mut state.out, Some(id))
+            .text("epoch", &self.epoch)
+            .number("rev", rev)
+            .end();
+        self.watch.add(
+            &pattern,
+            Watcher {
+                session,
+                subscription: number,
+            },
+        );
+        Ok(Done::Answered)
+    }
+
+    fn unsubscribe(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        sub: &Id<'_>,
+    ) -> Result<Done, Refusal> {
+        let state = &mut self.sessions[session];
+        let Some(subscription) = state.subscription(sub) else {
+            let message = format!("this connection has no subscription {}", sub.as_json());
+            return Err(Refusal::new(ErrorCode::NotFound, message));
+        };
+        let removed = state.unsubscribe(subscription);
+        self.watch.remove(
+            removed.pattern(),
+            Watcher {
+                session,
+                subscription,
+            },
+        );
+        self.ok(session, id).end();
+        Ok(Done::Answered)
+    }
+
+    /// Does as much of a job as there are steps for; true when it is done.
+    pub(super) fn work(&mut self, job: &mut Job, steps: &mut Steps, now: Time) -> bool {
+        match &mut job.task {
+            Task::List {
+                keys_only,
+                left,
+                entries,
+                more,
+                ..
+            } => {
+                let after = job.after.take();
+                let bytes_max = usize::try_from(self.limits.message).unwrap_or(usize::MAX);
+                for (key, entry) in self
+                    .keyspace
+                    .walk(&job.pattern, after.as_ref().map(AsRef::as_ref))
+                {
+                    if let Some(entry) = entry {
+                        let page_is_full = *left == 0
+                            || (!entries.is_empty()
+                                && entries.len() + entry_bytes(&entry) > bytes_max);
+                        if page_is_full {
+                            *more = true;
+                            return true;
+                        }
+                        *left -= 1;
+                        append_entry(entries, &entry, *keys_only, now);
+                    }
+                    steps.take(1);
+                    if !steps.are_left() {
+                        job.after = Some(key.clone());
+                        return false;
+                    }
+                }
+                true
+            }
+            Task::Delete { deleted, rev } => {
+                // Found first and deleted then: the walk borrows the keyspace.
+                while steps.are_left() {
+                    let mut found = Vec::new();
+                    let after = job.after.take();
+                    let mut walk = self
+                        .keyspace
+                        .walk(&job.pattern, after.as_ref().map(AsRef::as_ref));
+                    let is_over = loop {
+                        let Some((key, entry)) = walk.next() else {
+                            break true;
+                        };
+                        steps.take(1);
+                        found.extend(entry.map(|_| key.clone()));
+                        if found.len() == 256 || !steps.are_left() {
+                            job.after = Some(key.clone());
+                            break false;
+                        }
+                    };
+                    drop(walk);
+                    for key in found {
+                        if let Some(last) = self.delete_key(key.borrowed()) {
+                            *deleted += 1;
+                            *rev = last;
+                        }
+                    }
+                    if is_over {
+                        return true;
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    /// Answers a job that is done.
+    pub(super) fn answer_job(&mut self, session: usize, job: Job) {
+        let reply = self.ok(session, job.id.as_ref());
+        match job.task {
+            Task::List {
+                rev, entries, more, ..
+            } => {
+                reply
+                    .list("entries", &entries)
+                    .number("rev", rev)
+                    .flag("more", more)
+                    .end();
+            }
+            Task::Delete { deleted, rev } => {
+                reply.number("deleted", deleted).number("rev", rev).end();
+            }
+        }
+    }
+
+    pub(super) fn write_stats(&self, reply: Reply<'_>, now: Time) {
+        let subscriptions: usize = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session.subscriptions.len())
+            .sum();
+        let counters = &self.counters;
+        reply
+            .text("version", env!("CARGO_PKG_VERSION"))
+            .text("epoch", &self.epoch)
+            .number("uptime_ms", now.0.saturating_sub(self.started.0))
+            .number("clients", self.sessions.len() as u64)
+            .number("subscriptions", subscriptions as u64)
+            .number("keys", self.keyspace.keys())
+            .number("bytes", self.keyspace.bytes())
+            .number("rev", self.keyspace.rev())
+            .number("requests", counters.requests)
+            .number("puts", counters.puts)
+            .number("gets", counters.gets)
+            .number("deletes", counters.deletes)
+            .number("events", counters.events)
+            .number("coalesced", counters.coalesced)
+            .number("errors", counters.errors)
+            .number("journal_bytes", 0)
+            .number("journal_syncs", 0)
+            .number("tombstones", self.keyspace.tombstones())
+            .end();
+    }
+
+    fn client_list(&self) -> Vec<Client<'_>> {
+        let sessions = self.sessions.iter();
+        sessions
+            .map(|(_, session)| {
+                let (pid, uid, gid, address) = match &session.peer {
+                    Peer::Unix { pid, uid, gid } => (Some(*pid), Some(*uid), Some(*gid), None),
+                    Peer::Tcp(address) => (None, None, None, Some(address.to_string())),
+                };
+                Client {
+                    name: session.name.as_deref(),
+                    pid,
+                    uid,
+                    gid,
+                    address,
+                    subscriptions: session.subscriptions.len(),
+                    lag: session.lag(&self.keyspace),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Judges an `if_rev` against the entry that there is.
+pub(super) fn check_rev(
+    key: KeyRef<'_>,
+    entry: Option<&Entry<'_>>,
+    if_rev: Option<u64>,
+) -> Result<(), Refusal> {
+    let rev = entry.map_or(0, |entry| entry.rev);
+    match if_rev {
+        Some(expected) if expected != rev => Err(Refusal::conflict(key, rev)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a put with `if_changed` would change nothing: same value, same form, same lifetime.
+pub(super) fn is_unchanged(entry: &Entry<'_>, put: &Put<'_>, lifetime: Lifetime) -> bool {
+    entry.is(&put.payload) && entry.lifetime == lifetime
+}
+
+/// About how long an element of a list is.
+fn entry_bytes(entry: &Entry<'_>) -> usize {
+    const REST: usize = 64;
+    usize::try_from(entry.bytes())
+        .unwrap_or(usize::MAX)
+        .saturating_add(REST)
+}
+
+/// Appends an element of a list, and the comma before it.
+fn append_entry(entries: &mut Vec<u8>, entry: &Entry<'_>, keys_only: bool, now: Time) {
+    if !entries.is_empty() {
+        entries.push(b',');
+    }
+    let mut element = Reply::element(entries, entry.key.as_str());
+    if !keys_only {
+        element = element.stored(entry.value);
+    }
+    element = element.number("rev", entry.rev);
+    with_terms(element, entry, now).end_element();
+}
+
+/// Adds the fields that few entries have.
+fn with_terms<'o>(mut reply: Reply<'o>, entry: &Entry<'_>, now: Time) -> Reply<'o> {
+    if entry.lifetime != Lifetime::Durable {
+        reply = reply.text("lifetime", entry.lifetime.as_str());
+    }
+    if let Some(deadline) = entry.deadline {
+        reply = reply.number("ttl_ms", deadline.0.saturating_sub(now.0));
+    }
+    reply
+}
+
+/// One element of `clients`.
+#[derive(serde::Serialize)]
+struct Client<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    subscriptions: usize,
+    lag: u64,
+}

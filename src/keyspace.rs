@@ -1,0 +1,669 @@
+//! The keyspace: every entry, and the order in which they last changed.
+//!
+//! Three views of one set of slots:
+//!
+//! - `by_key`, a map from key to slot, walked for lists and for the first entries of a subscription;
+//! - `index`, the **change index**: a pair of revision and slot for each change, in the order of
+//!   revisions. A pair is live while its slot still has that revision, and stale once the key has
+//!   changed again. Read from any revision on, the live pairs give each key that changed since,
+//!   once, newest last. That is all that a follower needs to know, so a follower is one number;
+//! - `leases`, what ends by itself: entries with a deadline, and those owned by a connection.
+//!
+//! A deleted key keeps its slot, without a value, as a **tombstone**, so that followers hear of the
+//! deletion. Tombstones are bounded: the oldest are dropped, and `floor` remembers the revision up
+//! to which some are gone. A follower that stands below it can't be told every deletion any more and
+//! has to start over.
+//!
+//! The index is appended to and searched by bisection; stale pairs are swept out when they outnumber
+//! the live ones, so an append costs a constant on average. Left out: a linked list through the
+//! slots, which would need no sweep, but could not be searched by revision, and every follower would
+//! have to be moved when the slot that it stands on moves.
+//!
+//! Nothing here reads a clock, does input or output, or knows who follows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+
+use slab::Slab;
+
+use crate::key::{Key, KeyRef, Pattern};
+use crate::wire::{Lifetime, Payload, Stored};
+
+/// A point in time, in milliseconds on a clock that only the caller reads. It must not run back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub u64);
+
+/// Names the connection that a `session` entry belongs to. Never used for two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(pub u64);
+
+/// How long an entry is to live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What may end it from outside.
+    pub lifetime: Lifetime,
+    /// The connection it ends with; for [`Lifetime::Session`] alone.
+    pub owner: Option<Owner>,
+    /// When it ends by itself.
+    pub deadline: Option<Time>,
+}
+
+/// Every entry, and the order in which they last changed.
+#[derive(Debug)]
+pub struct Keyspace {
+    slots: Slab<Slot>,
+    by_key: BTreeMap<Key, usize>,
+    index: Vec<(u64, usize)>,
+    leases: Leases,
+    /// The last revision that was given.
+    rev: u64,
+    /// Bytes of live keys and their values.
+    bytes: u64,
+    tombstones: u64,
+    tombstones_max: u64,
+    /// No pair of the index up to this revision is a tombstone: where to look for the oldest.
+    tombstones_after: u64,
+    /// The revision of the newest tombstone that was dropped.
+    floor: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: Key,
+    /// Absent in a tombstone.
+    value: Option<Box<[u8]>>,
+    rev: u64,
+    form: Form,
+    lifetime: Lifetime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    Bytes,
+}
+
+/// What ends by itself. Few entries do, so this stands beside the slots.
+#[derive(Debug, Default)]
+struct Leases {
+    by_slot: HashMap<usize, (Option<Owner>, Option<Time>)>,
+    deadlines: BTreeSet<(Time, usize)>,
+    owned: BTreeSet<(Owner, usize)>,
+}
+
+/// One entry as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its key.
+    pub key: &'a Key,
+    /// The revision of its last change.
+    pub rev: u64,
+    /// Its lifetime.
+    pub lifetime: Lifetime,
+    /// When it ends by itself, if it does.
+    pub deadline: Option<Time>,
+    pub(crate) value: Stored<'a>,
+}
+
+/// One live pair of the change index.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// The key that changed.
+    pub key: &'a Key,
+    /// The entry as it is now; absent where the key is deleted.
+    pub entry: Option<Entry<'a>>,
+}
+
+impl Keyspace {
+    /// An empty keyspace that remembers at most so many deleted keys.
+    #[must_use]
+    pub fn new(tombstones_max: u64) -> Keyspace {
+        Keyspace {
+            slots: Slab::new(),
+            by_key: BTreeMap::new(),
+            index: Vec::new(),
+            leases: Leases::default(),
+            rev: 0,
+            bytes: 0,
+            tombstones: 0,
+            tombstones_max,
+            tombstones_after: 0,
+            floor: 0,
+        }
+    }
+
+    /// The last revision that was given; `0` before the first change.
+    #[must_use]
+    pub fn rev(&self) -> u64 {
+        self.rev
+    }
+
+    /// How many keys there are, tombstones not counted.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        self.slots.len() as u64 - self.tombstones
+    }
+
+    /// How many bytes the keys and their values have.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many deleted keys are remembered.
+    #[must_use]
+    pub fn tombstones(&self) -> u64 {
+        self.tombstones
+    }
+
+    /// A follower at a smaller revision than this may have missed a deletion.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The entry of a key.
+    #[must_use]
+    pub fn entry(&self, key: KeyRef<'_>) -> Option<Entry<'_>> {
+        let slot = *self.by_key.get(key.as_str())?;
+        self.entry_at(slot)
+    }
+
+    /// Gives a key a value and returns the revision of the change.
+    pub fn put(&mut self, key: KeyRef<'_>, payload: &Payload<'_>, terms: Terms) -> u64 {
+        let (bytes, form): (&[u8], Form) = match payload {
+            Payload::Json(json) => (json.as_bytes(), Form::Json),
+            Payload::Bytes(bytes) => (bytes, Form::Bytes),
+        };
+        self.rev += 1;
+        let key_bytes = key.as_str().len() as u64;
+        let slot = match self.by_key.get(key.as_str()) {
+            Some(&slot) => {
+                self.leases.end(slot);
+                slot
+            }
+            None => {
+                let key = key.to_key();
+                let tombstone = Slot {
+                    key: key.clone(),
+                    value: None,
+                    rev: 0,
+                    form,
+                    lifetime: terms.lifetime,
+                };
+                let slot = self.slots.insert(tombstone);
+                self.by_key.insert(key, slot);
+                self.tombstones += 1;
+                slot
+            }
+        };
+        let entry = &mut self.slots[slot];
+        match &mut entry.value {
+            Some(value) if value.len() == bytes.len() => value.copy_from_slice(bytes),
+            value => {
+                match value {
+                    Some(value) => self.bytes -= value.len() as u64,
+                    None => {
+                        self.bytes += key_bytes;
+                        self.tombstones -= 1;
+                    }
+                }
+                self.bytes += bytes.len() as u64;
+                *value = Some(Box::from(bytes));
+            }
+        }
+        entry.rev = self.rev;
+        entry.form = form;
+        entry.lifetime = terms.lifetime;
+        self.leases.begin(slot, terms.owner, terms.deadline);
+        self.append(slot);
+        self.rev
+    }
+
+    /// Starts an entry's terms anew without a change of its value: nobody is told. The lifetime
+    /// stays, and so does a deadline where none is given. Does nothing where there is no such entry.
+    pub fn renew(&mut self, key: KeyRef<'_>, owner: Option<Owner>, deadline: Option<Time>) {
+        if let Some(&slot) = self.by_key.get(key.as_str()) {
+            if self.slots[slot].value.is_none() {
+                return;
+            }
+            let deadline = deadline.or(self.leases.deadline(slot));
+            self.leases.end(slot);
+            self.leases.begin(slot, owner, deadline);
+        }
+    }
+
+    /// Deletes a key and returns the revision of the change; nothing where there is no such entry.
+    pub fn delete(&mut self, key: KeyRef<'_>) -> Option<u64> {
+        let slot = *self.by_key.get(key.as_str())?;
+        let entry = &mut self.slots[slot];
+        let value = entry.value.take()?;
+        self.rev += 1;
+        entry.rev = self.rev;
+        self.bytes -= value.len() as u64 + entry.key.as_str().len() as u64;
+        self.tombstones += 1;
+        self.leases.end(slot);
+        self.append(slot);
+        Some(self.rev)
+    }
+
+    /// The first key whose deadline has come.
+    #[must_use]
+    pub fn expired(&self, now: Time) -> Option<Key> {
+        let &(deadline, slot) = self.leases.deadlines.first()?;
+        (deadline <= now).then(|| self.slots[slot].key.clone())
+    }
+
+    /// When the next entry ends by itself.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.leases.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// A key that belongs to this connection, while there is one.
+    #[must_use]
+    pub fn owned_by(&self, owner: Owner) -> Option<Key> {
+        let mut owned = self.leases.owned.range((owner, 0)..=(owner, usize::MAX));
+        owned.next().map(|&(_, slot)| self.slots[slot].key.clone())
+    }
+
+    /// Walks the keys that a pattern may match, in byte order, from behind `after` on.
+    ///
+    /// Every step is given, so that the caller can count them: a key that the pattern doesn't match
+    /// after all, or that is deleted, comes without its entry.
+    pub fn walk<'a>(
+        &'a self,
+        pattern: &'a Pattern,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'a Key, Option<Entry<'a>>)> {
+        let literal = pattern.literal();
+        // Keys below `a` begin with `a.`, but between `a` and `a.` other keys may stand (`a-b`).
+        let node = after
+            .is_none_or(|after| after < literal)
+            .then(|| self.by_key.get_key_value(literal))
+            .flatten();
+        let below = if literal.is_empty() {
+            String::new()
+        } else {
+            format!("{literal}.")
+        };
+        let from = match after {
+            Some(after) if after >= below.as_str() => Bound::Excluded(after),
+            _ => Bound::Included(below.as_str()),
+        };
+        let below_wanted = pattern.is_subtree() || pattern.has_star();
+        let range = below_wanted.then(|| self.by_key.range::<str, _>((from, Bound::Unbounded)));
+        let range = range.into_iter().flatten();
+        node.into_iter()
+            .chain(range.take_while(move |(key, _)| key.as_str().starts_with(&below)))
+            .map(move |(key, &slot)| {
+                let entry = pattern.matches(key.borrowed()).then(|| self.entry_at(slot));
+                (key, entry.flatten())
+            })
+    }
+
+    /// Reads the change index from behind a revision on.
+    ///
+    /// Every step is given with its revision, so that the caller can count them: a stale pair comes
+    /// without its change.
+    pub fn changes_after(&self, rev: u64) -> impl Iterator<Item = (u64, Option<Change<'_>>)> {
+        let start = self.index.partition_point(|&(pair, _)| pair <= rev);
+        self.index[start..].iter().map(|&(rev, slot)| {
+            let live = self.slots.get(slot).filter(|entry| entry.rev == rev);
+            (
+                rev,
+                live.map(|entry| Change {
+                    key: &entry.key,
+                    entry: self.entry_at(slot),
+                }),
+            )
+        })
+    }
+
+    /// Drops the oldest tombstones over the bound. To be called once a turn, after delivery, so that
+    /// followers that keep up have read them.
+    pub fn drop_tombstones(&mut self) {
+        if self.tombstones <= self.tombstones_max {
+            return;
+        }
+        let mut position = self
+            .index
+            .partition_point(|&(rev, _)| rev <= self.tombstones_after);
+        while self.tombstones > self.tombstones_max {
+            let Some(&(rev, slot)) = self.index.get(position) else {
+                break;
+            };
+            position += 1;
+            self.tombstones_after = rev;
+            let is_tombstone = self
+                .slots
+                .get(slot)
+                .is_some_and(|entry| entry.rev == rev && entry.value.is_none());
+            if is_tombstone {
+                let entry = self.slots.remove(slot);
+                self.by_key.remove(entry.key.as_str());
+                self.tombstones -= 1;
+                self.floor = rev;
+            }
+        }
+        self.sweep();
+    }
+
+    /// Panics where the three views disagree. For tests: it looks at everything.
+    #[doc(hidden)]
+    pub fn assert_invariants(&self) {
+        assert_eq!(self.by_key.len(), self.slots.len());
+        let mut bytes = 0;
+        let mut tombstones = 0;
+        for (key, &slot) in &self.by_key {
+            let entry = &self.slots[slot];
+            assert_eq!(&entry.key, key);
+            assert!(
+                self.index.binary_search(&(entry.rev, slot)).is_ok(),
+                "{key} is indexed"
+            );
+            match &entry.value {
+                Some(value) => bytes += (key.as_str().len() + value.len()) as u64,
+                None => {
+                    tombstones += 1;
+                    assert!(entry.rev > self.floor && entry.rev > self.tombstones_after);
+                    assert!(!self.leases.by_slot.contains_key(&slot), "{key} is deleted");
+                }
+            }
+        }
+        assert_eq!((self.bytes, self.tombstones), (bytes, tombstones));
+        assert!(self.index.is_sorted());
+        assert!(self.index.len() <= 2 * self.slots.len() + INDEX_SLACK);
+        assert!(self.floor <= self.rev);
+        let leases = &self.leases;
+        let deadlines = leases
+            .by_slot
+            .values()
+            .filter(|lease| lease.1.is_some())
+            .count();
+        let owned = leases
+            .by_slot
+            .values()
+            .filter(|lease| lease.0.is_some())
+            .count();
+        assert_eq!(
+            (leases.deadlines.len(), leases.owned.len()),
+            (deadlines, owned)
+        );
+    }
+
+    fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
+        let entry = &self.slots[slot];
+        let value = entry.value.as_deref()?;
+        Some(Entry {
+            key: &entry.key,
+            rev: entry.rev,
+            lifetime: entry.lifetime,
+            deadline: self.leases.deadline(slot),
+            value: match entry.form {
+                Form::Json => Stored::Json(value),
+                Form::Bytes => Stored::Bytes(value),
+            },
+        })
+    }
+
+    fn append(&mut self, slot: usize) {
+        self.index.push((self.rev, slot));
+        self.sweep();
+    }
+
+    /// Keeps the index within twice the slots and a constant.
+    fn sweep(&mut self) {
+        if self.index.len() <= 2 * self.slots.len() + INDEX_SLACK {
+            return;
+        }
+        let slots = &self.slots;
+        self.index
+            .retain(|&(rev, slot)| slots.get(slot).is_some_and(|entry| entry.rev == rev));
+        self.index.shrink_to(2 * self.slots.len() + INDEX_SLACK);
+    }
+}
+
+impl Entry<'_> {
+    /// Whether the entry has this very value, in this form.
+    #[must_use]
+    pub fn is(&self, payload: &Payload<'_>) -> bool {
+        match (self.value, payload) {
+            (Stored::Json(mine), Payload::Json(other)) => mine == other.as_bytes(),
+            (Stored::Bytes(mine), Payload::Bytes(other)) => mine == &**other,
+            _ => false,
+        }
+    }
+
+    /// How many bytes the key and the value have.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let (Stored::Json(value) | Stored::Bytes(value)) = self.value;
+        (self.key.as_str().len() + value.len()) as u64
+    }
+}
+
+impl Leases {
+    fn begin(&mut self, slot: usize, owner: Option<Owner>, deadline: Option<Time>) {
+        if owner.is_none() && deadline.is_none() {
+            return;
+        }
+        self.by_slot.insert(slot, (owner, deadline));
+        if let Some(owner) = owner {
+            self.owned.insert((owner, slot));
+        }
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, slot));
+        }
+    }
+
+    fn end(&mut self, slot: usize) {
+        if self.by_slot.is_empty() {
+            return;
+        }
+        let Some((owner, deadline)) = self.by_slot.remove(&slot) else {
+            return;
+        };
+        if let Some(owner) = owner {
+            self.owned.remove(&(owner, slot));
+        }
+        if let Some(deadline) = deadline {
+            self.deadlines.remove(&(deadline, slot));
+        }
+    }
+
+    fn deadline(&self, slot: usize) -> Option<Time> {
+        if self.by_slot.is_empty() {
+            None
+        } else {
+            self.by_slot.get(&slot)?.1
+        }
+    }
+}
+
+/// How many pairs beyond twice the slots the index may have before it is swept.
+const INDEX_SLACK: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        keyspace: Keyspace,
+    }
+
+    impl Fixture {
+        fn new(tombstones_max: u64) -> Fixture {
+            Fixture {
+                keyspace: Keyspace::new(tombstones_max),
+            }
+        }
+
+        fn put(&mut self, key: &str, json: &str) -> u64 {
+            self.put_on(key, json, Terms::default())
+        }
+
+        fn put_on(&mut self, key: &str, json: &str, terms: Terms) -> u64 {
+            let key = KeyRef::new(key).unwrap();
+            let rev = self.keyspace.put(key, &Payload::Json(json.into()), terms);
+            self.keyspace.assert_invariants();
+            rev
+        }
+
+        fn delete(&mut self, key: &str) -> Option<u64> {
+            let rev = self.keyspace.delete(KeyRef::new(key).unwrap());
+            self.keyspace.assert_invariants();
+            rev
+        }
+
+        fn changes_after(&self, rev: u64) -> Vec<String> {
+            let changes = self.keyspace.changes_after(rev);
+            changes
+                .filter_map(|(rev, change)| {
+                    let change = change?;
+                    let sign = if change.entry.is_some() { '+' } else { '-' };
+                    Some(format!("{sign}{}@{rev}", change.key))
+                })
+                .collect()
+        }
+
+        fn walk(&self, pattern: &str, after: Option<&str>) -> Vec<String> {
+            let pattern = Pattern::new(pattern).unwrap();
+            let steps = self.keyspace.walk(&pattern, after);
+            steps
+                .filter_map(|(key, entry)| entry.map(|_| key.to_string()))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn the_index_gives_each_key_once_newest_last() {
+        let mut fixture = Fixture::new(10);
+        for (key, rev) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
+            assert_eq!(fixture.put(key, "1"), rev);
+        }
+        assert_eq!(fixture.delete("b"), Some(5));
+        assert_eq!(fixture.delete("b"), None);
+        assert_eq!(fixture.delete("nothing"), None);
+        assert_eq!(fixture.changes_after(0), ["+a@3", "+c@4", "-b@5"]);
+        assert_eq!(fixture.changes_after(3), ["+c@4", "-b@5"]);
+        assert_eq!(fixture.changes_after(5), [""; 0]);
+        fixture.put("b", "2");
+        assert_eq!(fixture.changes_after(0), ["+a@3", "+c@4", "+b@6"]);
+        assert_eq!(fixture.keyspace.tombstones(), 0);
+    }
+
+    #[test]
+    fn the_index_stays_in_proportion() {
+        let mut fixture = Fixture::new(10);
+        for round in 0..5000 {
+            fixture.keyspace.put(
+                KeyRef::new(["a", "b", "c"][round % 3]).unwrap(),
+                &Payload::Json("1".into()),
+                Terms::default(),
+            );
+        }
+        fixture.keyspace.assert_invariants();
+        assert_eq!(fixture.changes_after(0), ["+c@4998", "+a@4999", "+b@5000"]);
+    }
+
+    #[test]
+    fn the_oldest_tombstones_go_first() {
+        let mut fixture = Fixture::new(2);
+        for key in ["a", "b", "c", "d"] {
+            fixture.put(key, "1");
+        }
+        for key in ["a", "b", "c"] {
+            fixture.delete(key);
+        }
+        fixture.keyspace.drop_tombstones();
+        fixture.keyspace.assert_invariants();
+        assert_eq!(fixture.keyspace.floor(), 5);
+        assert_eq!(fixture.changes_after(0), ["+d@4", "-b@6", "-c@7"]);
+        fixture.put("b", "again");
+        fixture.delete("d");
+        fixture.keyspace.drop_tombstones();
+        fixture.keyspace.assert_invariants();
+        assert_eq!(fixture.keyspace.floor(), 5, "two are left: c and d");
+        fixture.delete("b");
+        fixture.keyspace.drop_tombstones();
+        assert_eq!(fixture.keyspace.floor(), 7);
+        assert_eq!(fixture.changes_after(7), ["-d@9", "-b@10"]);
+    }
+
+    #[test]
+    fn walks_stay_within_the_pattern() {
+        let mut fixture = Fixture::new(10);
+        for key in [
+            "a", "a-b", "a.b", "a.b.c", "a.c", "a.d.c", "ab", "b", "$s.a",
+        ] {
+            fixture.put(key, "1");
+        }
+        fixture.delete("a.c");
+        let check = |pattern: &str, after: Option<&str>, expected: &[&str]| {
+            assert_eq!(
+                fixture.walk(pattern, after),
+                expected,
+                "{pattern} after {after:?}"
+            );
+        };
+        check("a", None, &["a"]);
+        check("a", Some("a"), &[]);
+        check("a.*", None, &["a", "a.b", "a.b.c", "a.d.c"]);
+        check("a.*", Some("a"), &["a.b", "a.b.c", "a.d.c"]);
+        check("a.*", Some("a-b"), &["a.b", "a.b.c", "a.d.c"]);
+        check("a.*", Some("a.b"), &["a.b.c", "a.d.c"]);
+        check("a.*", Some("b"), &[]);
+        check("a.*", Some("Z"), &["a", "a.b", "a.b.c", "a.d.c"]);
+        check("a.*.c", None, &["a.b.c", "a.d.c"]);
+        check("*", None, &["a", "a-b", "a.b", "a.b.c", "a.d.c", "ab", "b"]);
+        check("*", Some("ab"), &["b"]);
+        check("*.b", None, &["a.b"]);
+        check("$s.*", None, &["$s.a"]);
+        check("nothing.*", None, &[]);
+    }
+
+    #[test]
+    fn leases_end_and_move() {
+        let mut fixture = Fixture::new(10);
+        let (first, second) = (Owner(1), Owner(2));
+        let session = |owner, deadline| Terms {
+            lifetime: Lifetime::Session,
+            owner: Some(owner),
+            deadline,
+        };
+        fixture.put_on("a", "1", session(first, None));
+        fixture.put_on("b", "1", session(first, Some(Time(50))));
+        fixture.put_on("a", "2", session(second, None));
+        assert_eq!(fixture.keyspace.owned_by(first).unwrap().as_str(), "b");
+        assert_eq!(fixture.keyspace.owned_by(second).unwrap().as_str(), "a");
+        assert_eq!(fixture.keyspace.next_deadline(), Some(Time(50)));
+        assert_eq!(fixture.keyspace.expired(Time(49)), None);
+        assert_eq!(fixture.keyspace.expired(Time(50)).unwrap().as_str(), "b");
+        fixture
+            .keyspace
+            .renew(KeyRef::new("b").unwrap(), Some(second), Some(Time(90)));
+        assert_eq!(fixture.keyspace.owned_by(first), None);
+        assert_eq!(fixture.keyspace.next_deadline(), Some(Time(90)));
+        fixture
+            .keyspace
+            .renew(KeyRef::new("b").unwrap(), Some(second), None);
+        assert_eq!(
+            fixture.keyspace.next_deadline(),
+            Some(Time(90)),
+            "none given, none changed"
+        );
+        fixture.put("b", "durable now");
+        assert_eq!(fixture.keyspace.next_deadline(), None);
+        fixture.delete("a");
+        assert_eq!(fixture.keyspace.owned_by(second), None);
+        fixture
+            .keyspace
+            .renew(KeyRef::new("a").unwrap(), Some(second), Some(Time(1)));
+        assert_eq!(
+            fixture.keyspace.next_deadline(),
+            None,
+            "a tombstone has no lease"
+        );
+    }
+}

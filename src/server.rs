@@ -1,0 +1,649 @@
+//! The event loop: the only room that knows sockets, the clock, and mio.
+//!
+//! One thread, and turns of five phases in a fixed order:
+//!
+//! 1. **wait** until a socket is ready or a deadline comes,
+//! 2. **read** what has come in, each connection its share,
+//! 3. **decide**: the broker carries out the requests (while reading: a request needs nothing from
+//!    other connections' input), and lets entries end whose time has come,
+//! 4. **commit**: what the turn has changed is made as safe as was promised. There is no storage yet,
+//!    so there is nothing to do but to say so,
+//! 5. **deliver**: responses, then events, into each socket until it is full or its share is used.
+//!
+//! mio's readiness is edge-triggered: the kernel says once that a socket has become ready. So each
+//! connection remembers whether it is readable and writable until a call says that it would block,
+//! and a list of **active** connections holds those that can go on without hearing from the kernel.
+//! While that list, or the broker's list of sessions with output, is not empty, the next wait does
+//! not block. When both are empty nothing happens at all, for as long as nothing happens outside.
+//!
+//! A peer that has gone for good can't be told anything, but what it sent is carried out all the
+//! same: its responses are thrown away as they are made.
+
+mod handle;
+mod listen;
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use mio::{Events, Interest, Poll, Token};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::address::Address;
+use crate::broker::{self, Broker, Share};
+use crate::keyspace::Time;
+use crate::session::Peer;
+use crate::wire::Limits;
+
+use handle::Control;
+use listen::{FileTerms, Listener, Stream};
+
+pub use handle::{Flags, Handle};
+pub use listen::BindError;
+
+/// How much is read from one connection a turn.
+const READ_BYTES: usize = 32 << 10;
+/// How many connections are accepted from one listening socket a turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long accepting pauses when descriptors or memory have run out, unless a connection ends.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// How long a clean stop waits for clients to read the responses that they are owed.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+const CONTROL: Token = Token(usize::MAX - 1);
+const LISTENERS: usize = usize::MAX / 2;
+
+/// What a server is to be. [`Options::default`] listens nowhere and is reached by
+/// [`Handle::connect`] alone.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Where it listens.
+    pub addresses: Vec<Address>,
+    /// The limits that it imposes.
+    pub limits: Limits,
+    /// A file with the token that TCP peers must know. Without one, TCP is served on loopback
+    /// addresses only.
+    pub token_file: Option<PathBuf>,
+    /// The mode of Unix sockets.
+    pub socket_mode: u32,
+    /// The group of Unix sockets, by name; the process's where there is none.
+    pub socket_group: Option<String>,
+    /// The kernel's send buffer for each connection, in bytes; the system's default where there is
+    /// none. It bounds how stale the events are that a slow subscriber reads first.
+    pub send_buffer: Option<usize>,
+    /// Stop cleanly after so long without a client.
+    pub idle_exit: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            addresses: Vec::new(),
+            limits: Limits::default(),
+            token_file: None,
+            socket_mode: 0o660,
+            socket_group: None,
+            send_buffer: Some(SEND_BUFFER_BYTES),
+            idle_exit: None,
+        }
+    }
+}
+
+/// The default of [`Options::send_buffer`]. `docs/design-decisions.md` has the measurements.
+pub const SEND_BUFFER_BYTES: usize = 64 << 10;
+
+/// A server that listens and does not run yet: [`Server::run`] or [`Server::spawn`] is next.
+#[derive(Debug)]
+pub struct Server {
+    poll: Poll,
+    control: Control,
+    listeners: Vec<Listener>,
+    connections: Vec<Option<Connection>>,
+    /// Connections that may have input to be read or carried out without an event of the kernel.
+    active: Vec<usize>,
+    broker: Broker,
+    options: Options,
+    /// Until when accepting pauses, because the system had no descriptor or memory for it.
+    accept_pause: Option<Instant>,
+    /// Since when there has been no client.
+    idle_since: Option<Instant>,
+    buffer: Box<[u8]>,
+    now: Time,
+}
+
+/// A server that runs on a thread of its own. Dropping it leaves the server running.
+#[derive(Debug)]
+pub struct Running {
+    handle: Handle,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: Stream,
+    /// Whether a read may give something.
+    readable: bool,
+    /// Whether a write may take something.
+    writable: bool,
+    /// Whether the kernel has said that the end of input is to be read; a short read is then not
+    /// the end of what there is.
+    read_closed: bool,
+    /// Whether nobody is there any more to read what is written.
+    gone: bool,
+    /// Whether it is on the list of active connections.
+    active: bool,
+}
+
+impl Server {
+    /// Opens the sockets. Connections wait in their queues until the server runs.
+    ///
+    /// # Errors
+    /// [`BindError`], after which nothing is left open.
+    pub fn bind(options: Options) -> Result<Server, BindError> {
+        let token = options.token_file.as_ref().map(read_token).transpose()?;
+        let group = options.socket_group.as_deref().map(group_id).transpose()?;
+        let poll = Poll::new().map_err(BindError::Loop)?;
+        let mut control = Control::new().map_err(BindError::Loop)?;
+        poll.registry()
+            .register(&mut control.wake, CONTROL, Interest::READABLE)
+            .map_err(BindError::Loop)?;
+        let terms = FileTerms {
+            mode: options.socket_mode,
+            group,
+        };
+        let mut server = Server {
+            broker: Broker::new(
+                broker::Options {
+                    limits: options.limits.clone(),
+                    epoch: new_epoch(),
+                    token,
+                },
+                clock(),
+            ),
+            poll,
+            control,
+            listeners: Vec::new(),
+            connections: Vec::new(),
+            active: Vec::new(),
+            accept_pause: None,
+            idle_since: Some(Instant::now()),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            now: clock(),
+            options,
+        };
+        for address in server.options.addresses.clone() {
+            // Those that are open already are closed by the drop of the server.
+            let has_token = server.options.token_file.is_some();
+            server
+                .listeners
+                .extend(Listener::bind(&address, terms, has_token)?);
+        }
+        for (number, listener) in server.listeners.iter_mut().enumerate() {
+            let registry = server.poll.registry();
+            registry
+                .register(
+                    listener.socket.source(),
+                    Token(LISTENERS + number),
+                    Interest::READABLE,
+                )
+                .map_err(BindError::Loop)?;
+        }
+        Ok(server)
+    }
+
+    /// The addresses that it listens on, as bound: a port that was given as 0 is known here.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.listeners.iter().map(|listener| &listener.address)
+    }
+
+    /// What other threads and signal handlers use.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.control.handle.clone()
+    }
+
+    /// Serves until it is asked to stop, then flushes the responses that are owed and removes the
+    /// socket files.
+    ///
+    /// # Errors
+    /// The system's, where waiting for events fails. A connection's failure ends that connection.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        while !self.is_to_stop() {
+            self.wait(&mut events)?;
+            self.obey();
+            self.accept();
+            self.read();
+            self.broker.expire(self.now);
+            self.commit();
+            self.deliver();
+            self.broker.end_turn();
+        }
+        info!("stopping");
+        self.flush(&mut events)
+    }
+
+    /// Runs it on a new thread.
+    ///
+    /// # Errors
+    /// The system's, where there can be no thread.
+    pub fn spawn(self) -> io::Result<Running> {
+        let handle = self.handle();
+        let thread = std::thread::Builder::new().name("nkv-server".into());
+        Ok(Running {
+            handle,
+            thread: thread.spawn(|| self.run())?,
+        })
+    }
+
+    /// Phase 1: waits, and notes which sockets are ready.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout();
+        if let Err(error) = self.poll.poll(events, timeout) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+            return Ok(());
+        }
+        self.now = clock();
+        for event in events.iter() {
+            match event.token() {
+                CONTROL => {
+                    let mut bytes = [0; 64];
+                    while matches!(self.control.wake.read(&mut bytes), Ok(read) if read > 0) {}
+                }
+                Token(listener) if listener >= LISTENERS => {
+                    self.listeners[listener - LISTENERS].ready = true;
+                }
+                Token(number) => {
+                    let Some(connection) = &mut self.connections[number] else {
+                        continue;
+                    };
+                    connection.readable |= event.is_readable() || event.is_read_closed();
+                    connection.read_closed |= event.is_read_closed();
+                    connection.gone |= event.is_write_closed() || event.is_error();
+                    if event.is_writable() || connection.gone {
+                        connection.writable = true;
+                        self.broker.set_due(number);
+                    }
+                    self.activate(number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long nothing has to be done unless a socket is ready.
+    fn timeout(&mut self) -> Option<Duration> {
+        let paused = self.accept_pause.is_some();
+        let accepts = !paused && self.listeners.iter().any(|listener| listener.ready);
+        if !self.active.is_empty() || self.broker.has_due() || accepts {
+            return Some(Duration::ZERO);
+        }
+        let entry = self
+            .broker
+            .next_deadline()
+            .map(|deadline| Duration::from_millis(deadline.0.saturating_sub(clock().0)));
+        let pause = self
+            .accept_pause
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        let idle = self.options.idle_exit.zip(self.idle_since);
+        let idle = idle.map(|(patience, since)| patience.saturating_sub(since.elapsed()));
+        [entry, pause, idle].into_iter().flatten().min()
+    }
+
+    fn is_to_stop(&self) -> bool {
+        let is_idle_too_long = match (self.options.idle_exit, self.idle_since) {
+            (Some(patience), Some(since)) => since.elapsed() >= patience,
+            _ => false,
+        };
+        is_idle_too_long || self.control.handle.flags().stop.load(Ordering::Relaxed)
+    }
+
+    /// Does what the handles ask for, other than to stop.
+    fn obey(&mut self) {
+        let flags = self.control.handle.flags().clone();
+        if flags.log_statistics.swap(false, Ordering::Relaxed) {
+            info!("statistics: {}", self.broker.statistics(self.now));
+        }
+        if flags.reload.swap(false, Ordering::Relaxed)
+            && let Some(path) = &self.options.token_file
+        {
+            match read_token(path) {
+                Ok(token) => {
+                    self.broker.set_token(Some(token));
+                    info!("the token is read again from {}", path.display());
+                }
+                Err(error) => warn!("the old token stays: {error}"),
+            }
+        }
+        while let Ok(end) = self.control.connections.try_recv() {
+            match Stream::from_pair(end) {
+                Ok((stream, peer)) => self.take_in(stream, peer),
+                Err(error) => warn!("can't take in a connection of this process: {error}"),
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        if self
+            .accept_pause
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return;
+        }
+        self.accept_pause = None;
+        for number in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.listeners[number].ready {
+                    break;
+                }
+                match self.listeners[number].accept() {
+                    Ok((stream, peer)) => self.take_in(stream, peer),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.listeners[number].ready = false;
+                    }
+                    Err(error) if is_exhaustion(&error) => {
+                        warn!("accepting pauses: {error}");
+                        self.accept_pause = Some(Instant::now() + ACCEPT_PAUSE);
+                        return;
+                    }
+                    // The peer has given up before it was accepted.
+                    Err(error) => debug!("a connection was not accepted: {error}"),
+                }
+            }
+        }
+    }
+
+    /// Makes a connection of a socket, or refuses it where there are too many.
+    fn take_in(&mut self, mut stream: Stream, peer: Peer) {
+        let number = match self.broker.connect(peer.clone()) {
+            Ok(number) => number,
+            Err(line) => {
+                debug!("refused {peer:?}: too many clients");
+                return stream.refuse(&line);
+            }
+        };
+        if let Some(bytes) = self.options.send_buffer
+            && let Err(error) = stream.set_send_buffer(bytes)
+        {
+            debug!("connection {number}: the send buffer stays as it is: {error}");
+        }
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self
+            .poll
+            .registry()
+            .register(&mut stream, Token(number), both)
+        {
+            warn!("can't wait for a connection: {error}");
+            self.broker.disconnect(number);
+            return;
+        }
+        debug!("connection {number}: {peer:?}");
+        if self.connections.len() <= number {
+            self.connections.resize_with(number + 1, || None);
+        }
+        self.connections[number] = Some(Connection {
+            stream,
+            readable: true,
+            writable: true,
+            read_closed: false,
+            gone: false,
+            active: false,
+        });
+        self.idle_since = None;
+        self.activate(number);
+    }
+
+    /// Phases 2 and 3: gives each active connection its share.
+    fn read(&mut self) {
+        let mut active = std::mem::take(&mut self.active);
+        for &number in &active {
+            let Some(connection) = &mut self.connections[number] else {
+                continue;
+            };
+            connection.active = false;
+            if self.broker.wants_turn(number) {
+                self.broker.resume(number, self.now);
+            } else if connection.readable && self.broker.wants_input(number) {
+                self.read_from(number);
+            }
+        }
+        for number in active.drain(..) {
+            self.activate(number);
+        }
+        if self.active.is_empty() {
+            self.active = active;
+        }
+    }
+
+    fn read_from(&mut self, number: usize) {
+        let Some(connection) = &mut self.connections[number] else {
+            return;
+        };
+        match connection.stream.read(&mut self.buffer) {
+            Ok(0) => self.end_input(number),
+            Ok(read) => {
+                // The kernel will say so when more comes after a read that was not full.
+                connection.readable = read == self.buffer.len() || connection.read_closed;
+                self.broker.receive(number, &self.buffer[..read], self.now);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                debug!("connection {number}: {error}");
+                connection.gone = true;
+                self.end_input(number);
+            }
+        }
+    }
+
+    fn end_input(&mut self, number: usize) {
+        if let Some(connection) = &mut self.connections[number] {
+            connection.readable = false;
+            self.broker.end_input(number, self.now);
+            // Delivery decides whether it is over.
+            self.broker.set_due(number);
+        }
+    }
+
+    /// Phase 4. The journals' place: [`Broker::uncommitted`] is what they are to keep.
+    fn commit(&mut self) {
+        self.broker.committed();
+    }
+
+    /// Phase 5: writes to each connection that has something to be told, and ends those that are
+    /// done.
+    fn deliver(&mut self) {
+        let mut due = Vec::new();
+        self.broker.take_due(&mut due);
+        for number in due {
+            self.deliver_to(number);
+            if self.is_over(number) {
+                self.close(number);
+            } else {
+                self.activate(number);
+            }
+        }
+    }
+
+    fn deliver_to(&mut self, number: usize) {
+        let Some(connection) = &mut self.connections[number] else {
+            return;
+        };
+        let mut share = Share::default();
+        while connection.writable && !connection.gone {
+            let bytes = self.broker.fill(number, &mut share);
+            if bytes.is_empty() {
+                if self.broker.has_output(number) {
+                    self.broker.set_due(number);
+                }
+                return;
+            }
+            match connection.stream.write(bytes) {
+                Ok(written) => self.broker.sent(number, written, &mut share),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    connection.writable = false;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    debug!("connection {number}: {error}");
+                    connection.gone = true;
+                    // What was sent before the peer went is still to be carried out.
+                    connection.readable = true;
+                }
+            }
+        }
+        if connection.gone {
+            self.broker.discard_output(number);
+        }
+    }
+
+    /// Whether a connection has nothing more to expect.
+    fn is_over(&self, number: usize) -> bool {
+        let Some(connection) = &self.connections[number] else {
+            return false;
+        };
+        if !self.broker.is_drained(number) {
+            return false;
+        }
+        connection.gone
+            || !self.broker.has_subscriptions(number)
+            || (connection.stream.is_tcp() && !self.broker.has_output(number))
+    }
+
+    fn close(&mut self, number: usize) {
+        let Some(mut connection) = self.connections[number].take() else {
+            return;
+        };
+        if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
+            debug!("connection {number}: {error}");
+        }
+        self.broker.disconnect(number);
+        debug!("connection {number}: closed");
+        self.accept_pause = None;
+        if self.broker.clients() == 0 {
+            self.idle_since = Some(Instant::now());
+        }
+    }
+
+    /// Puts a connection on the list of those that can go on by themselves, if it can.
+    fn activate(&mut self, number: usize) {
+        let Some(connection) = &mut self.connections[number] else {
+            return;
+        };
+        let can_go_on = self.broker.wants_turn(number)
+            || (connection.readable && self.broker.wants_input(number));
+        if can_go_on && !connection.active {
+            connection.active = true;
+            self.active.push(number);
+        }
+    }
+
+    /// The end of a clean stop: what was carried out is answered, to those who read.
+    fn flush(&mut self, events: &mut Events) -> io::Result<()> {
+        let deadline = Instant::now() + STOP_PATIENCE;
+        for number in 0..self.connections.len() {
+            if self.connections[number].is_some() {
+                self.broker.set_due(number);
+            }
+        }
+        self.commit();
+        loop {
+            self.deliver();
+            let owed = (0..self.connections.len())
+                .any(|number| self.connections[number].is_some() && self.broker.owes(number));
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if !owed || patience.is_zero() {
+                return Ok(());
+            }
+            match self.poll.poll(events, Some(patience)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            for event in events.iter() {
+                let Token(number) = event.token();
+                if let Some(Some(connection)) = self.connections.get_mut(number) {
+                    connection.gone |= event.is_write_closed() || event.is_error();
+                    connection.writable |= event.is_writable();
+                    self.broker.set_due(number);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            listener.remove_file();
+        }
+    }
+}
+
+impl Running {
+    /// What other threads use.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops the server cleanly and waits for it.
+    ///
+    /// # Errors
+    /// What ended [`Server::run`] before.
+    ///
+    /// # Panics
+    /// Where the server's thread did.
+    pub fn stop(self) -> io::Result<()> {
+        self.handle.stop();
+        self.thread
+            .join()
+            .expect("the server's thread does not panic")
+    }
+}
+
+/// Milliseconds since the machine started, suspended time included: it never runs back, and means the
+/// same to a daemon that is started again.
+fn clock() -> Time {
+    let now =
+        clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
+    let milliseconds = now.tv_sec() * 1000 + now.tv_nsec() / 1_000_000;
+    Time(u64::try_from(milliseconds).expect("time since the start is not negative"))
+}
+
+/// An epoch that no other one is equal to.
+fn new_epoch() -> String {
+    let random = getrandom::u64().expect("the kernel gives random bytes");
+    format!("{random:016x}")
+}
+
+fn read_token(path: &PathBuf) -> Result<broker::Token, BindError> {
+    let failed = |source| BindError::TokenFile {
+        path: path.clone(),
+        source,
+    };
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    broker::Token::new(&text).ok_or_else(|| failed(io::Error::other("the file is empty")))
+}
+
+fn group_id(name: &str) -> Result<u32, BindError> {
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        _ => Err(BindError::UnknownGroup(name.to_owned())),
+    }
+}
+
+/// Whether accepting failed for want of something that may be there again later.
+fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    )
+}

@@ -1,0 +1,245 @@
+//! One connection without its socket: lines in, bytes out, subscriptions with their positions.
+//!
+//! **In.** Bytes come in pieces of any size. A session owns bytes only while a line is unfinished,
+//! or while lines wait because too many responses are unread; otherwise requests are taken straight
+//! from the buffer that the socket was read into. A line over the limit is dropped as it comes and
+//! only remembered as "skipping".
+//!
+//! **Out.** Responses are appended as requests are carried out. Events are made only when nothing
+//! much is left to write ([`Session::fill`]): they are read from the keyspace at the subscription's
+//! position at that moment, so there is no queue of events, and what a subscriber is behind costs
+//! nothing. An idle session owns no buffer at all.
+//!
+//! A request that has to look at more of the keyspace than a turn allows leaves a [`Job`] behind.
+//! Until it is done the connection's later requests wait; its events go on, because the response is
+//! written in one piece at the end.
+
+mod subscription;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use slab::Slab;
+
+use crate::key::{Key, Pattern};
+use crate::keyspace::{Keyspace, Owner};
+use crate::wire::Id;
+
+pub(crate) use subscription::{Start, Subscription};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A Unix socket, and whom the kernel says it belongs to (`SO_PEERCRED`).
+    Unix {
+        /// The process that connected.
+        pid: i32,
+        /// Its effective user.
+        uid: u32,
+        /// Its effective group.
+        gid: u32,
+    },
+    /// A TCP socket and its remote address.
+    Tcp(SocketAddr),
+}
+
+/// How much more a connection may do in this turn. Everything that takes time takes steps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steps(u32);
+
+/// What the daemon has counted since its start. The names are those of `stats`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) requests: u64,
+    pub(crate) puts: u64,
+    pub(crate) gets: u64,
+    pub(crate) deletes: u64,
+    pub(crate) events: u64,
+    pub(crate) coalesced: u64,
+    pub(crate) errors: u64,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) peer: Peer,
+    /// Who `session` entries of this connection belong to.
+    pub(crate) owner: Owner,
+    /// The name given in `hello`.
+    pub(crate) name: Option<Box<str>>,
+    /// Whether it may do more than say hello.
+    pub(crate) authenticated: bool,
+    /// Whether the server has been told that there is something to write.
+    pub(crate) due: bool,
+    pub(crate) input: Input,
+    pub(crate) out: Vec<u8>,
+    /// How much of `out` is written.
+    sent: usize,
+    pub(crate) job: Option<Box<Job>>,
+    pub(crate) subscriptions: Slab<Subscription>,
+    /// The subscriptions that have something to tell, in the order of their turns.
+    behind: VecDeque<usize>,
+}
+
+/// What has come in and is not carried out.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    pub(crate) bytes: Vec<u8>,
+    /// How much of `bytes` is known to have no line end.
+    pub(crate) searched: usize,
+    /// Whether the rest of an over-long line is being dropped.
+    pub(crate) skipping: bool,
+    /// Whether no more will come.
+    pub(crate) ended: bool,
+}
+
+/// A request that goes on in the next turn.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) id: Option<Id<'static>>,
+    pub(crate) pattern: Pattern,
+    /// The last key that was looked at.
+    pub(crate) after: Option<Key>,
+    pub(crate) task: Task,
+}
+
+/// What a [`Job`] does with each key that matches.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Collects a page.
+    List {
+        keys_only: bool,
+        left: u64,
+        rev: u64,
+        entries: Vec<u8>,
+        more: bool,
+    },
+    /// Deletes it.
+    Delete { deleted: u64, rev: u64 },
+}
+
+impl Steps {
+    pub(crate) fn new(steps: u32) -> Steps {
+        Steps(steps)
+    }
+
+    pub(crate) fn take(&mut self, steps: u32) {
+        self.0 = self.0.saturating_sub(steps);
+    }
+
+    pub(crate) fn are_left(self) -> bool {
+        self.0 > 0
+    }
+}
+
+impl Session {
+    pub(crate) fn new(peer: Peer, owner: Owner, authenticated: bool) -> Session {
+        Session {
+            peer,
+            owner,
+            name: None,
+            authenticated,
+            due: false,
+            input: Input::default(),
+            out: Vec::new(),
+            sent: 0,
+            job: None,
+            subscriptions: Slab::new(),
+            behind: VecDeque::new(),
+        }
+    }
+
+    /// Bytes that are made and not written.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.out[self.sent..]
+    }
+
+    /// Notes that so many pending bytes are written. The buffer goes when nothing is left.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        assert!(
+            self.sent <= self.out.len(),
+            "no more can be written than there was"
+        );
+        if self.sent == self.out.len() {
+            self.out = Vec::new();
+            self.sent = 0;
+        }
+    }
+
+    /// Whether a subscription has something to tell.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
+    /// Makes events until about `chunk` bytes are pending, steps are used up, or all is told.
+    pub(crate) fn fill(
+        &mut self,
+        keyspace: &Keyspace,
+        chunk: usize,
+        steps: &mut Steps,
+        counters: &mut Counters,
+    ) {
+        if self.behind.is_empty() || self.pending().len() >= chunk {
+            return;
+        }
+        self.out.drain(..self.sent);
+        self.sent = 0;
+        while self.out.len() < chunk && steps.are_left() {
+            let Some(number) = self.behind.pop_front() else {
+                return;
+            };
+            let subscription = &mut self.subscriptions[number];
+            if !subscription.advance(keyspace, &mut self.out, chunk, steps, counters) {
+                self.behind.push_back(number);
+            }
+        }
+    }
+
+    /// Adds a subscription, which then has something to tell: at least its `sync`.
+    pub(crate) fn subscribe(&mut self, subscription: Subscription) -> usize {
+        let number = self.subscriptions.insert(subscription);
+        self.behind.push_back(number);
+        number
+    }
+
+    /// The number of the subscription with this id.
+    pub(crate) fn subscription(&self, id: &Id<'_>) -> Option<usize> {
+        let id = id.canonical();
+        let mut all = self.subscriptions.iter();
+        all.find_map(|(number, subscription)| (*subscription.id() == id).then_some(number))
+    }
+
+    /// Ends a subscription. What it has written already stands before the response.
+    pub(crate) fn unsubscribe(&mut self, number: usize) -> Subscription {
+        self.behind.retain(|candidate| *candidate != number);
+        self.subscriptions.remove(number)
+    }
+
+    /// Tells a subscription that a key it covers has changed at this revision.
+    pub(crate) fn mark(&mut self, number: usize, rev: u64) {
+        if self.subscriptions[number].mark(rev) {
+            self.behind.push_back(number);
+        }
+    }
+
+    /// How many revisions its slowest subscription is behind.
+    pub(crate) fn lag(&self, keyspace: &Keyspace) -> u64 {
+        let positions = self
+            .behind
+            .iter()
+            .map(|&number| self.subscriptions[number].position());
+        positions
+            .min()
+            .map_or(0, |position| keyspace.rev() - position)
+    }
+
+    /// Whether nothing of what has come in, and nothing of what was made of it, is left.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.input.ended
+            && self.input.bytes.is_empty()
+            && !self.input.skipping
+            && self.job.is_none()
+            && self.out.is_empty()
+    }
+}

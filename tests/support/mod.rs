@@ -1,0 +1,156 @@
+//! A broker and its clients joined in memory: no socket, no clock, every turn by hand.
+//!
+//! [`Bench::turn`] does what the server's loop does, in the same order, with each client's socket
+//! replaced by the number of bytes that it is ready to take.
+
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use nkv::broker::{Broker, Options, Peer, Share, Token};
+use nkv::keyspace::Time;
+use nkv::wire::Limits;
+
+pub struct Bench {
+    pub broker: Broker,
+    pub now: Time,
+    clients: Vec<Client>,
+}
+
+/// One client's end.
+struct Client {
+    /// The broker's number for it; none once it is disconnected.
+    session: Option<usize>,
+    /// What it has sent and the broker has not taken.
+    unsent: Vec<u8>,
+    ended: bool,
+    /// How many bytes it takes a turn.
+    appetite: usize,
+    received: Vec<u8>,
+}
+
+pub fn unix_peer() -> Peer {
+    Peer::Unix { pid: 1, uid: 1000, gid: 1000 }
+}
+
+impl Bench {
+    pub fn new(limits: Limits) -> Bench {
+        Bench::with_token(limits, None)
+    }
+
+    pub fn with_token(limits: Limits, token: Option<&str>) -> Bench {
+        let options = Options { limits, epoch: "e1".into(), token: token.and_then(Token::new) };
+        Bench { broker: Broker::new(options, Time(0)), now: Time(0), clients: Vec::new() }
+    }
+
+    /// Connects a client and gives its number here, or the line with which it is refused.
+    pub fn connect(&mut self, peer: Peer) -> Result<usize, String> {
+        let session = self.broker.connect(peer).map_err(|line| String::from_utf8(line).unwrap())?;
+        self.clients.push(Client {
+            session: Some(session),
+            unsent: Vec::new(),
+            ended: false,
+            appetite: usize::MAX,
+            received: Vec::new(),
+        });
+        Ok(self.clients.len() - 1)
+    }
+
+    pub fn is_connected(&self, client: usize) -> bool {
+        self.clients[client].session.is_some()
+    }
+
+    pub fn disconnect(&mut self, client: usize) {
+        if let Some(session) = self.clients[client].session.take() {
+            self.broker.disconnect(session);
+        }
+    }
+
+    /// Sends bytes; they reach the broker in the turns that follow, as it wants them.
+    pub fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.clients[client].unsent.extend_from_slice(bytes);
+    }
+
+    /// Half-closes: the broker learns of it when it has taken all that was sent.
+    pub fn end(&mut self, client: usize) {
+        self.clients[client].ended = true;
+    }
+
+    /// How many bytes a client takes a turn; all at first.
+    pub fn set_appetite(&mut self, client: usize, bytes: usize) {
+        self.clients[client].appetite = bytes;
+        if let Some(session) = self.clients[client].session {
+            self.broker.set_due(session);
+        }
+    }
+
+    /// What a client has received since it was last asked.
+    pub fn take_received(&mut self, client: usize) -> Vec<u8> {
+        std::mem::take(&mut self.clients[client].received)
+    }
+
+    /// One turn. `piece` is how many bytes a read gives at the most. Returns whether anything is
+    /// left to do without anything new coming in.
+    pub fn turn(&mut self, piece: usize) -> bool {
+        for client in &mut self.clients {
+            let Some(session) = client.session else { continue };
+            if self.broker.wants_turn(session) {
+                self.broker.resume(session, self.now);
+            } else if self.broker.wants_input(session) {
+                if !client.unsent.is_empty() {
+                    let piece = piece.min(client.unsent.len());
+                    let bytes: Vec<u8> = client.unsent.drain(..piece).collect();
+                    self.broker.receive(session, &bytes, self.now);
+                } else if client.ended {
+                    self.broker.end_input(session, self.now);
+                }
+            }
+        }
+        self.broker.expire(self.now);
+        self.broker.committed();
+        let mut due = Vec::new();
+        self.broker.take_due(&mut due);
+        for client in &mut self.clients {
+            let Some(session) = client.session.filter(|session| due.contains(session)) else {
+                continue;
+            };
+            let mut share = Share::default();
+            let mut room = client.appetite;
+            while room > 0 {
+                let bytes = self.broker.fill(session, &mut share);
+                let taken = bytes.len().min(room);
+                if taken == 0 {
+                    if self.broker.has_output(session) {
+                        self.broker.set_due(session);
+                    }
+                    break;
+                }
+                client.received.extend_from_slice(&bytes[..taken]);
+                room -= taken;
+                self.broker.sent(session, taken, &mut share);
+            }
+            if room == 0 && client.appetite > 0 && self.broker.has_output(session) {
+                self.broker.set_due(session);
+            }
+        }
+        self.broker.end_turn();
+        self.broker.keyspace().assert_invariants();
+        self.is_busy()
+    }
+
+    /// Turns until nothing is left to do.
+    pub fn settle(&mut self, piece: usize) {
+        while self.turn(piece) {}
+    }
+
+    fn is_busy(&self) -> bool {
+        let deadline = self.broker.next_deadline();
+        self.broker.has_due()
+            || deadline.is_some_and(|deadline| deadline <= self.now)
+            || self.clients.iter().any(|client| {
+                client.session.is_some_and(|session| {
+                    let has_input = !client.unsent.is_empty() || client.ended;
+                    self.broker.wants_turn(session)
+                        || (has_input && self.broker.wants_input(session))
+                })
+            })
+    }
+}
