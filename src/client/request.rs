@@ -62,6 +62,12 @@ impl Put {
         }))
     }
 
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.0.key
+    }
+
     /// Only if the key's revision is this one; `0`: only if there is no such key.
     pub fn if_rev(mut self, rev: u64) -> Put {
         self.0.if_rev = Some(rev);
