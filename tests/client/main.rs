@@ -2,7 +2,10 @@
 //! that expects certain lines and says others. What a real daemon does with such lines is tested with
 //! the programs; here it is told apart from what the client does with what it is told.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets a surprise should panic")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets a surprise should panic"
+)]
 
 mod peer;
 

@@ -25,6 +25,10 @@ Examples:
 Exit codes: 0 done, 1 no such key or condition not met, 2 usage, 3 cannot connect or connection lost,
 4 refused by the server, 124 --timeout ran out.";
 
+const SHELL_HELP: &str = "\
+Words are taken apart as by a POSIX shell, so JSON stands in quotes: put a '{\"x\": 1}'
+'help COMMAND' tells more about a command.";
+
 /// Reads, writes and follows the keyspace of an nkv daemon.
 ///
 /// Without a COMMAND: an interactive shell on a terminal, or the same commands line by line from a
@@ -116,6 +120,7 @@ pub(crate) struct Get {
 
 #[derive(Args)]
 pub(crate) struct Put {
+    /// A key.
     pub(crate) key: String,
     /// The value; '-' reads it from stdin.
     #[arg(
@@ -184,6 +189,7 @@ pub(crate) struct Subscribe {
 
 #[derive(Args)]
 pub(crate) struct Wait {
+    /// A key.
     pub(crate) key: String,
     /// Wait for this value (JSON if it is JSON, else a string). One that is there only for a
     /// moment may be missed.
@@ -240,11 +246,7 @@ pub(crate) struct Listing {
 
 /// One line of the shell.
 #[derive(Parser)]
-#[command(
-    no_binary_name = true,
-    multicall = true,
-    help_template = "{subcommands}"
-)]
+#[command(name = "", no_binary_name = true, help_template = "{subcommands}{after-help}", after_help = SHELL_HELP)]
 #[command(override_usage = "COMMAND [ARGUMENT]... ('help COMMAND' tells more)")]
 pub(crate) struct ShellLine {
     #[command(subcommand)]

@@ -33,6 +33,7 @@ impl Runner {
             Command::Put(arguments) => self.put(&arguments),
             Command::Delete(arguments) => delete(&self.daemon.client()?, &arguments),
             Command::Subscribe(arguments) => {
+                checked(&arguments.pattern)?;
                 let target = &self.daemon.target;
                 let mut follower =
                     Follower::start(target, subscribe::wanted(&arguments), subscribe::notice)?;
@@ -52,6 +53,7 @@ impl Runner {
                 print_line(&format!("{ops} done, revision {rev}"))
             }
             Command::Export(arguments) => {
+                checked(&arguments.pattern)?;
                 transfer::export(&self.daemon.client()?, &arguments.pattern)
             }
             Command::Import(arguments) => {
@@ -71,7 +73,9 @@ impl Runner {
             let message = "stdin is where the commands come from; --file reads a value";
             return Err(Failure::new(USAGE, message));
         }
-        let mut put = Put::new(&arguments.key, put_value(arguments)?)?;
+        let value = put_value(arguments)?;
+        let mut put = Put::new(&arguments.key, value)
+            .map_err(|error| Failure::from(error).during(&arguments.key))?;
         if let Some(lifetime) = arguments.lifetime {
             put = put.lifetime(lifetime);
         }
@@ -118,7 +122,7 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
 }
 
 fn get(client: &Client, arguments: &Get, style: Style) -> Result<(), Failure> {
-    let pattern = Pattern::new(&arguments.pattern).map_err(Error::Key)?;
+    let pattern = checked(&arguments.pattern)?;
     let mut out = buffered_stdout();
     if !pattern.has_star() {
         let Some(entry) = client.get_value(pattern.as_str())? else {
@@ -152,7 +156,7 @@ fn get(client: &Client, arguments: &Get, style: Style) -> Result<(), Failure> {
 }
 
 fn delete(client: &Client, arguments: &Delete) -> Result<(), Failure> {
-    let pattern = Pattern::new(&arguments.pattern).map_err(Error::Key)?;
+    let pattern = checked(&arguments.pattern)?;
     let deleted = match arguments.if_rev {
         Some(rev) => u64::from(client.delete_if_rev(pattern.as_str(), rev)?),
         None => client.delete_pattern(pattern.as_str())?,
@@ -164,6 +168,7 @@ fn delete(client: &Client, arguments: &Delete) -> Result<(), Failure> {
 }
 
 fn tree(client: &Client, arguments: &Tree, style: Style) -> Result<(), Failure> {
+    checked(&arguments.pattern)?;
     let mut root = Node::default();
     if arguments.values {
         for entry in client.list(&arguments.pattern)? {
@@ -359,6 +364,11 @@ fn hold(
         rev = rev.map(|_| written.rev);
         subscribe::notice("connected again");
     }
+}
+
+/// A pattern, or a failure that says what is wrong with which text.
+pub(crate) fn checked(text: &str) -> Result<Pattern, Failure> {
+    Pattern::new(text).map_err(|error| Failure::from(Error::Key(error)).during(text))
 }
 
 fn no_such_key(key: &str) -> Failure {

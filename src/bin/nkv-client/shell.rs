@@ -24,7 +24,7 @@ use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor, ExternalPrinter};
 
 use crate::arguments::{ShellCommand, ShellLine, Subscribe, shell_words};
-use crate::commands::{Runner, print_line};
+use crate::commands::{Runner, checked, print_line};
 use crate::completion::Completer;
 use crate::failure::{Failure, NOT_MET, UNREACHABLE, USAGE, plain};
 use crate::follow::{Follower, Stopper};
@@ -199,6 +199,7 @@ impl Shell {
         self.subscriptions
             .retain(|_, running| !running.thread.is_finished());
         let pattern = arguments.pattern.clone();
+        checked(&pattern)?;
         if self.subscriptions.contains_key(&pattern) {
             let message = format!("{pattern} is subscribed to already; unsubscribe ends that");
             return Err(Failure::new(NOT_MET, message));

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use nkv::Key;
-use nkv::client::{Event, Value};
+use nkv::client::{Error, Event, Value};
 
 use crate::arguments::{Subscribe, Wait};
 use crate::daemon::Target;
@@ -64,7 +64,8 @@ pub(crate) fn wait(target: &Target, arguments: &Wait) -> Result<Option<Value>, F
         Value::from_json_text(text).or_else(|_| Value::of(text))
     });
     let expected = expected.transpose()?;
-    let key = Key::new(&arguments.key).map_err(nkv::client::Error::Key)?;
+    let key = Key::new(&arguments.key)
+        .map_err(|error| Failure::from(Error::Key(error)).during(&arguments.key))?;
     let wanted = Wanted {
         pattern: key.to_string(),
         is_exact: true,

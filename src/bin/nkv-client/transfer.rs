@@ -15,6 +15,7 @@ use nkv::client::{Batch, Client, Error, Lifetime, Pending, Put, Value, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::commands::checked;
 use crate::failure::{Failure, USAGE, plain};
 use crate::output::{buffered_stdout, export_json};
 
@@ -125,7 +126,7 @@ fn add<'c>(batch: Batch<'c>, line: Line) -> Result<Batch<'c>, Failure> {
         || line.ttl_ms.is_some()
         || line.if_changed;
     // The batch would tell of a bad key only at the end, without its line.
-    nkv::Pattern::new(&line.key).map_err(Error::Key)?;
+    checked(&line.key)?;
     match (line.op.as_deref(), line.if_rev) {
         (Some("put"), _) => Ok(batch.put_with(put(line)?)),
         (Some("delete" | "check"), _) if has_put_fields => Err(Failure::new(
@@ -185,8 +186,13 @@ fn failed(number: usize, error: Error) -> Failure {
 }
 
 fn read(number: usize, text: &str) -> Result<Line, Failure> {
-    serde_json::from_str(text)
-        .map_err(|error| Failure::new(USAGE, error.to_string()).during(&at(number)))
+    serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        // The line that serde_json counts is always the first.
+        let what = message.split(" at line ").next().unwrap_or_default();
+        let what = format!("{what} (at byte {})", error.column());
+        Failure::new(USAGE, what).during(&at(number))
+    })
 }
 
 fn at(number: usize) -> String {
