@@ -336,6 +336,13 @@ impl Client {
         self.call(Op::Ping, response::nothing)
     }
 
+    /// Whether the connection is known to have ended. It looks without waiting, so `false` may be out
+    /// of date by the time it is read.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.connection.has_ended()
+    }
+
     /// Ends the connection at once, for all who share it: who waits is told [`Error::Closed`] or
     /// [`Error::Unanswered`].
     pub fn close(&self) {

@@ -226,6 +226,13 @@ impl Connection {
         taken.map(|(_, event)| event)
     }
 
+    /// Looks, without waiting, whether the connection has ended. Serves everyone like any wait.
+    pub(super) fn has_ended(&self) -> bool {
+        let looked = self.wait(self.lock(), Some(Instant::now()), |_| None::<()>);
+        drop(looked);
+        self.lock().ended().is_some()
+    }
+
     /// Ends the connection for everyone who shares it.
     pub(super) fn close(&self) {
         let mut state = self.lock();

@@ -278,7 +278,6 @@ fn a_daemon_without_its_history_tells_everything() {
     lines.expect(r#"{"event":"put","key":"a","value":1,"rev":1}"#);
     lines.expect(r#"{"event":"sync","rev":1}"#);
     daemon.restart();
-    // Whether this comes before or after the subscription, it is told once.
     lines.expect(r#"{"event":"reset","rev":0}"#);
     lines.expect(r#"{"event":"sync","rev":0}"#);
     run(&daemon, &["put", "b", "2"]);
@@ -334,4 +333,79 @@ fn a_connection_lost_in_the_first_entries_tells_nothing_twice() {
         lines.expect(expected);
     }
     assert_eq!(lines.end().0, Some(0));
+}
+
+#[test]
+fn one_connection_bears_many_threads() {
+    const THREADS: usize = 4;
+    const PUTS: usize = 100;
+    let daemon = Daemon::start();
+    let client = nkv::Client::connect(daemon.address()).unwrap();
+    let subscription = client.subscribe("load").unwrap();
+    let padding = "x".repeat(50_000);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (client, padding) = (&client, &padding);
+            scope.spawn(move || {
+                let key = format!("load.{thread}");
+                let put = |n| client.pipeline().put(&key, &(n, padding)).unwrap();
+                let pending: Vec<_> = (0..PUTS).map(put).collect();
+                // All are under way before the first is waited for.
+                pending
+                    .into_iter()
+                    .for_each(|pending| assert!(pending.wait().unwrap().rev > 0));
+                let entry = client.get::<(usize, String)>(&key).unwrap().unwrap();
+                assert_eq!(entry.value.0, PUTS - 1);
+            });
+        }
+        let mut rev = 0;
+        let mut finished = 0;
+        for event in subscription {
+            let nkv::client::Event::Put {
+                value, rev: next, ..
+            } = event.unwrap()
+            else {
+                continue;
+            };
+            assert!(next > rev, "revisions grow");
+            rev = next;
+            finished += usize::from(value.json::<(usize, String)>().unwrap().0 == PUTS - 1);
+            if finished == THREADS {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn tcp_and_a_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "secret\n").unwrap();
+    let token = token.to_str().unwrap();
+    let daemon = Daemon::on_tcp(token);
+    let check = |arguments: &[&str], expected: (Option<i32>, &str, &str)| {
+        let output = client("/nowhere/nkv.sock")
+            .args(arguments)
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), stdout.as_str(), stderr.as_str()),
+            expected
+        );
+    };
+    let address = daemon.address();
+    check(
+        &[&address, "--token-file", token, "put", "a", "1"],
+        (Some(0), "", ""),
+    );
+    check(
+        &["-a", &address, "--token-file", token, "GET", "a"],
+        (Some(0), "1\n", ""),
+    );
+    let refused = "nkv-client: unauthenticated: hello needs the right token over TCP \
+                   (--token-file or NKV_TOKEN_FILE name a file with the token)\n";
+    check(&[&address, "get", "a"], (Some(4), "", refused));
 }

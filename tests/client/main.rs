@@ -453,12 +453,14 @@ fn closing_wakes_whoever_waits() {
         peer.rest();
     });
     let mut subscription = client.subscribe("a").unwrap();
+    assert!(!client.is_closed());
     std::thread::scope(|scope| {
         let waiting = scope.spawn(move || subscription.next());
         client.close();
         assert!(matches!(waiting.join().unwrap(), Some(Err(Error::Closed))));
     });
     assert!(matches!(client.ping(), Err(Error::Closed)));
+    assert!(client.is_closed());
 }
 
 #[test]

@@ -72,8 +72,8 @@ impl Daemon {
 
     pub(crate) fn client(&mut self) -> Result<Client, Failure> {
         match &self.client {
-            Some(client) => Ok(client.clone()),
-            None => {
+            Some(client) if !client.is_closed() => Ok(client.clone()),
+            _ => {
                 let client = self.target.connect()?;
                 Ok(self.client.insert(client).clone())
             }

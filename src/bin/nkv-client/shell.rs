@@ -242,9 +242,9 @@ impl Shell {
                 }
             },
         };
+        // Not waited for: at a terminal its thread may be waiting for the next prompt to print.
         for running in ended.into_values() {
             running.stopper.stop();
-            drop(running.thread.join());
         }
         Ok(())
     }
