@@ -105,6 +105,8 @@ pub struct Server {
     connections: Vec<Option<Connection>>,
     /// Connections that may have input to be read or carried out without an event of the kernel.
     active: Vec<usize>,
+    /// Connections that are being delivered to; empty between turns.
+    due: Vec<usize>,
     broker: Broker,
     options: Options,
     /// Until when accepting pauses, because the system had no descriptor or memory for it.
@@ -169,6 +171,7 @@ impl Server {
             listeners: Vec::new(),
             connections: Vec::new(),
             active: Vec::new(),
+            due: Vec::new(),
             accept_pause: None,
             idle_since: Some(Instant::now()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
@@ -459,9 +462,9 @@ impl Server {
     /// Phase 5: writes to each connection that has something to be told, and ends those that are
     /// done.
     fn deliver(&mut self) {
-        let mut due = Vec::new();
+        let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
-        for number in due {
+        for number in due.drain(..) {
             self.deliver_to(number);
             if self.is_over(number) {
                 self.close(number);
@@ -469,6 +472,7 @@ impl Server {
                 self.activate(number);
             }
         }
+        self.due = due;
     }
 
     fn deliver_to(&mut self, number: usize) {
