@@ -16,6 +16,9 @@
 //! While that list, or the broker's list of sessions with output, is not empty, the next wait does
 //! not block. When both are empty nothing happens at all, for as long as nothing happens outside.
 //!
+//! Room to write is asked for only while there is none: otherwise each response that a client reads
+//! would wake the loop to say that there is room, which it knew.
+//!
 //! A peer that has gone for good can't be told anything, but what it sent is carried out all the
 //! same: its responses are thrown away as they are made.
 
@@ -29,7 +32,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::address::Address;
@@ -131,6 +134,8 @@ struct Connection {
     readable: bool,
     /// Whether a write may take something.
     writable: bool,
+    /// Whether the kernel is asked to say when there is room to write.
+    awaits_room: bool,
     /// Whether the kernel has said that the end of input is to be read; a short read is then not
     /// the end of what there is.
     read_closed: bool,
@@ -394,6 +399,7 @@ impl Server {
             stream,
             readable: true,
             writable: true,
+            awaits_room: false,
             read_closed: false,
             gone: false,
             active: false,
@@ -485,6 +491,8 @@ impl Server {
             if bytes.is_empty() {
                 if self.broker.has_output(number) {
                     self.broker.set_due(number);
+                } else {
+                    connection.await_room(false, self.poll.registry(), number);
                 }
                 return;
             }
@@ -492,6 +500,7 @@ impl Server {
                 Ok(written) => self.broker.sent(number, written, &mut share),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     connection.writable = false;
+                    connection.await_room(true, self.poll.registry(), number);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -608,6 +617,26 @@ impl Running {
         self.thread
             .join()
             .expect("the server's thread does not panic")
+    }
+}
+
+impl Connection {
+    /// Asks the kernel to say when there is room to write, or not to any more.
+    fn await_room(&mut self, wanted: bool, registry: &Registry, number: usize) {
+        if self.awaits_room == wanted {
+            return;
+        }
+        self.awaits_room = wanted;
+        let interest = if wanted {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        if let Err(error) = registry.reregister(&mut self.stream, Token(number), interest) {
+            // It can't be waited for any more, so it can't be served.
+            warn!("connection {number}: {error}");
+            self.gone = true;
+        }
     }
 }
 
