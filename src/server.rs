@@ -97,7 +97,7 @@ impl Default for Options {
 }
 
 /// The default of [`Options::send_buffer`]. `docs/design-decisions.md` has the measurements.
-pub const SEND_BUFFER_BYTES: usize = 64 << 10;
+pub const SEND_BUFFER_BYTES: usize = 32 << 10;
 
 /// A server that listens and does not run yet: [`Server::run`] or [`Server::spawn`] is next.
 #[derive(Debug)]
