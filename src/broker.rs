@@ -35,7 +35,7 @@ use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 pub use crate::session::Peer;
 
 /// How many steps a connection has a turn for its requests, and as many for its events.
-const STEPS_PER_TURN: u32 = 16_384;
+const STEPS_PER_TURN: u32 = 4096;
 /// What carrying out one request, or one operation of a batch, takes.
 const STEPS_PER_REQUEST: u32 = 16;
 /// How many keys that belong to ended connections, or have expired, are deleted a turn.
@@ -268,12 +268,14 @@ impl Broker {
         self.committed = self.keyspace.rev();
     }
 
-    /// Moves the sessions that may have something to write to the end of `due`, each once.
+    /// Gives the sessions that may have something to write, each once, in exchange for an empty list
+    /// whose memory is used for the next ones.
     pub fn take_due(&mut self, due: &mut Vec<usize>) {
+        assert!(due.is_empty(), "the list that is given is used up");
         for &session in &self.due {
             self.sessions[session].due = false;
         }
-        due.append(&mut self.due);
+        std::mem::swap(&mut self.due, due);
     }
 
     /// Whether some session may have something to write.

@@ -16,6 +16,9 @@
 //! While that list, or the broker's list of sessions with output, is not empty, the next wait does
 //! not block. When both are empty nothing happens at all, for as long as nothing happens outside.
 //!
+//! Room to write is asked for only while there is none: otherwise each response that a client reads
+//! would wake the loop to say that there is room, which it knew.
+//!
 //! A peer that has gone for good can't be told anything, but what it sent is carried out all the
 //! same: its responses are thrown away as they are made.
 
@@ -29,7 +32,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::address::Address;
@@ -94,7 +97,7 @@ impl Default for Options {
 }
 
 /// The default of [`Options::send_buffer`]. `docs/design-decisions.md` has the measurements.
-pub const SEND_BUFFER_BYTES: usize = 64 << 10;
+pub const SEND_BUFFER_BYTES: usize = 32 << 10;
 
 /// A server that listens and does not run yet: [`Server::run`] or [`Server::spawn`] is next.
 #[derive(Debug)]
@@ -105,6 +108,8 @@ pub struct Server {
     connections: Vec<Option<Connection>>,
     /// Connections that may have input to be read or carried out without an event of the kernel.
     active: Vec<usize>,
+    /// Connections that are being delivered to; empty between turns.
+    due: Vec<usize>,
     broker: Broker,
     options: Options,
     /// Until when accepting pauses, because the system had no descriptor or memory for it.
@@ -129,6 +134,8 @@ struct Connection {
     readable: bool,
     /// Whether a write may take something.
     writable: bool,
+    /// Whether the kernel is asked to say when there is room to write.
+    awaits_room: bool,
     /// Whether the kernel has said that the end of input is to be read; a short read is then not
     /// the end of what there is.
     read_closed: bool,
@@ -169,6 +176,7 @@ impl Server {
             listeners: Vec::new(),
             connections: Vec::new(),
             active: Vec::new(),
+            due: Vec::new(),
             accept_pause: None,
             idle_since: Some(Instant::now()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
@@ -391,6 +399,7 @@ impl Server {
             stream,
             readable: true,
             writable: true,
+            awaits_room: false,
             read_closed: false,
             gone: false,
             active: false,
@@ -459,9 +468,9 @@ impl Server {
     /// Phase 5: writes to each connection that has something to be told, and ends those that are
     /// done.
     fn deliver(&mut self) {
-        let mut due = Vec::new();
+        let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
-        for number in due {
+        for number in due.drain(..) {
             self.deliver_to(number);
             if self.is_over(number) {
                 self.close(number);
@@ -469,6 +478,7 @@ impl Server {
                 self.activate(number);
             }
         }
+        self.due = due;
     }
 
     fn deliver_to(&mut self, number: usize) {
@@ -481,6 +491,8 @@ impl Server {
             if bytes.is_empty() {
                 if self.broker.has_output(number) {
                     self.broker.set_due(number);
+                } else {
+                    connection.await_room(false, self.poll.registry(), number);
                 }
                 return;
             }
@@ -488,6 +500,7 @@ impl Server {
                 Ok(written) => self.broker.sent(number, written, &mut share),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     connection.writable = false;
+                    connection.await_room(true, self.poll.registry(), number);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -604,6 +617,26 @@ impl Running {
         self.thread
             .join()
             .expect("the server's thread does not panic")
+    }
+}
+
+impl Connection {
+    /// Asks the kernel to say when there is room to write, or not to any more.
+    fn await_room(&mut self, wanted: bool, registry: &Registry, number: usize) {
+        if self.awaits_room == wanted {
+            return;
+        }
+        self.awaits_room = wanted;
+        let interest = if wanted {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        if let Err(error) = registry.reregister(&mut self.stream, Token(number), interest) {
+            // It can't be waited for any more, so it can't be served.
+            warn!("connection {number}: {error}");
+            self.gone = true;
+        }
     }
 }
 

@@ -8,14 +8,14 @@
 //! covers that node and everything under it, under `at` where it covers the node alone. Nothing is
 //! decided here but whom to mark; what they are told is made when they can read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use slab::Slab;
 
 use crate::key::{KeyRef, Pattern};
 
 /// A subscription's place: which session, and which of its subscriptions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watcher {
     /// The session's number.
     pub session: usize,
@@ -34,8 +34,9 @@ pub struct Watch {
 struct Node {
     literals: BTreeMap<Box<str>, usize>,
     star: Option<usize>,
-    at: Vec<Watcher>,
-    below: Vec<Watcher>,
+    /// Sets, so that one of very many on the same pattern leaves as fast as one of few.
+    at: BTreeSet<Watcher>,
+    below: BTreeSet<Watcher>,
 }
 
 impl Default for Watch {
@@ -68,7 +69,7 @@ impl Watch {
         }
         self.nodes[node]
             .watchers(pattern.is_subtree())
-            .push(watcher);
+            .insert(watcher);
     }
 
     /// Removes a subscription that was added with this pattern, and the nodes that stood only for it.
@@ -84,10 +85,10 @@ impl Watch {
             path.push(child.expect("the pattern of a watcher that was added has its nodes"));
         }
         let last = path[path.len() - 1];
-        let watchers = self.nodes[last].watchers(pattern.is_subtree());
-        let position = watchers.iter().position(|candidate| *candidate == watcher);
-        watchers.swap_remove(position.expect("a watcher is removed once"));
-        watchers.shrink_to(2 * watchers.len());
+        let removed = self.nodes[last]
+            .watchers(pattern.is_subtree())
+            .remove(&watcher);
+        assert!(removed, "a watcher is removed once");
         for (segment, step) in segments.iter().zip(path.windows(2)).rev() {
             let (parent, child) = (step[0], step[1]);
             if !self.nodes[child].is_empty() {
@@ -138,7 +139,7 @@ impl Watch {
 }
 
 impl Node {
-    fn watchers(&mut self, subtree: bool) -> &mut Vec<Watcher> {
+    fn watchers(&mut self, subtree: bool) -> &mut BTreeSet<Watcher> {
         if subtree {
             &mut self.below
         } else {

@@ -1,6 +1,6 @@
 //! One request: what it may do, what it does, what is answered.
 
-use crate::key::{KeyRef, Pattern};
+use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Entry, Terms, Time};
 use crate::session::{Job, Peer, Start, Steps, Subscription, Task};
 use crate::watch::Watcher;
@@ -207,15 +207,15 @@ impl Broker {
         now: Time,
     ) -> Result<Done, Refusal> {
         self.counters.gets += 1;
-        let pattern = Pattern::new(&list.key)?;
-        if pattern.has_star() {
-            return self.list(id, list, pattern);
-        }
+        let key = match KeyRef::new(&list.key) {
+            Ok(key) => key,
+            Err(KeyError::Pattern) => return self.list(id, list),
+            Err(error) => return Err(error.into()),
+        };
         if list.limit.is_some() || list.after.is_some() || list.keys_only.is_some() {
             let message = "`limit`, `after` and `keys_only` go with a pattern, this is a key";
             return Err(Refusal::bad_request(message));
         }
-        let key = KeyRef::new(&list.key)?;
         let Some(entry) = self.keyspace.entry(key) else {
             return Err(Refusal::new(
                 ErrorCode::NotFound,
@@ -230,12 +230,8 @@ impl Broker {
         Ok(Done::Answered)
     }
 
-    fn list(
-        &mut self,
-        id: Option<&Id<'_>>,
-        list: &List<'_>,
-        pattern: Pattern,
-    ) -> Result<Done, Refusal> {
+    fn list(&mut self, id: Option<&Id<'_>>, list: &List<'_>) -> Result<Done, Refusal> {
+        let pattern = Pattern::new(&list.key)?;
         let after = list.after.as_deref().map(KeyRef::new).transpose()?;
         if list.limit == Some(0) {
             return Err(Refusal::bad_request("`limit` is at least 1"));
@@ -261,22 +257,11 @@ impl Broker {
         delete: &Delete<'_>,
     ) -> Result<Done, Refusal> {
         self.counters.deletes += 1;
-        let pattern = writable_pattern(&delete.key)?;
-        if pattern.has_star() {
-            if delete.if_rev.is_some() {
-                return Err(Refusal::bad_request(
-                    "`if_rev` goes with a key, this is a pattern",
-                ));
-            }
-            let rev = self.keyspace.rev();
-            return Ok(Done::Job(Job {
-                id: id.cloned().map(Id::into_owned),
-                pattern,
-                after: None,
-                task: Task::Delete { deleted: 0, rev },
-            }));
-        }
-        let key = KeyRef::new(&delete.key)?;
+        let key = match writable_key(&delete.key) {
+            Ok(key) => key,
+            Err(_) if delete.key.contains('*') => return self.delete_all(id, delete),
+            Err(refusal) => return Err(refusal),
+        };
         check_rev(key, self.keyspace.entry(key).as_ref(), delete.if_rev)?;
         let rev = self.delete_key(key);
         let current = self.keyspace.rev();
@@ -285,6 +270,24 @@ impl Broker {
             .number("rev", rev.unwrap_or(current))
             .end();
         Ok(Done::Answered)
+    }
+
+    fn delete_all(&mut self, id: Option<&Id<'_>>, delete: &Delete<'_>) -> Result<Done, Refusal> {
+        let pattern = writable_pattern(&delete.key)?;
+        if delete.if_rev.is_some() {
+            return Err(Refusal::bad_request(
+                "`if_rev` goes with a key, this is a pattern",
+            ));
+        }
+        Ok(Done::Job(Job {
+            id: id.cloned().map(Id::into_owned),
+            pattern,
+            after: None,
+            task: Task::Delete {
+                deleted: 0,
+                rev: self.keyspace.rev(),
+            },
+        }))
     }
 
     fn subscribe(
