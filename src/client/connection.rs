@@ -443,7 +443,9 @@ impl State {
             from = start;
         }
         incoming.drain(..start);
-        incoming.shrink_to(2 * READ_BYTES);
+        if incoming.is_empty() {
+            incoming.shrink_to(2 * READ_BYTES);
+        }
         self.incoming = incoming;
         if self.incoming.len() > LINE_BYTES_MAX {
             return Err(format!("a line of more than {LINE_BYTES_MAX} bytes"));

@@ -288,7 +288,8 @@ pub(crate) fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<O
             break;
         }
         // A word that is neither is left for clap to complain about, unless it was meant as one.
-        if text.parse::<Address>().is_ok() || text.contains([':', '/']) {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        if text.parse::<Address>().is_ok() || text.contains([':', '/']) || is_number {
             normal.push("-a".into());
         }
         normal.push(argument);
@@ -388,6 +389,7 @@ mod tests {
             "nkv-client -a=x --address=y PING",
             "nkv-client -a=x --address=y ping",
         );
+        check("nkv-client 70000 ping", "nkv-client -a 70000 ping");
         check("nkv-client frobnicate", "nkv-client frobnicate");
         check("nkv-client host:port ping", "nkv-client -a host:port ping");
     }

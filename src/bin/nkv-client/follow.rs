@@ -160,6 +160,7 @@ impl Follower {
             Event::Reset { .. } => {
                 self.told.revs.clear();
                 self.told_before.revs.clear();
+                (self.notice)("what has changed meanwhile is lost; the current entries follow");
             }
             Event::Sync { rev } => {
                 let gone = self.told_before.revs.drain();

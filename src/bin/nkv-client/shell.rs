@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -29,6 +29,9 @@ use crate::completion::Completer;
 use crate::failure::{Failure, NOT_MET, UNREACHABLE, USAGE, plain};
 use crate::follow::{Follower, Stopper};
 use crate::subscribe;
+
+/// How many lines the history keeps.
+const HISTORY_LINES_MAX: usize = 1000;
 
 /// Where the lines of subscriptions go.
 type Printer = Arc<Mutex<dyn FnMut(&str) -> Result<(), Failure> + Send>>;
@@ -77,6 +80,8 @@ fn on_terminal(mut runner: Runner) -> Result<(), Failure> {
         .history_ignore_dups(true)
         .map_err(cannot_edit)?
         .history_ignore_space(true)
+        .max_history_size(HISTORY_LINES_MAX)
+        .map_err(cannot_edit)?
         .build();
     let mut editor: Editor<Completer, FileHistory> =
         Editor::with_config(config).map_err(cannot_edit)?;
@@ -103,11 +108,9 @@ fn on_terminal(mut runner: Runner) -> Result<(), Failure> {
         }
         match editor.readline("nkv> ") {
             Ok(line) => {
-                drop(editor.add_history_entry(&line));
-                match shell.line(&line) {
-                    Ok(Next::Line) => {}
-                    Ok(Next::End) => break,
-                    Err(failure) => complain(&failure),
+                remember(&mut editor, &line, history.as_deref());
+                if let Next::End = shell.lines(&line) {
+                    break;
                 }
             }
             Err(ReadlineError::Interrupted) => {}
@@ -115,15 +118,16 @@ fn on_terminal(mut runner: Runner) -> Result<(), Failure> {
             Err(error) => return Err(cannot_edit(error)),
         }
     }
-    if let Some(path) = &history
-        && let Err(error) = editor.save_history(path)
-    {
-        complain(&Failure::new(
-            0,
-            format!("cannot save {}: {error}", path.display()),
-        ));
-    }
     Ok(())
+}
+
+/// Adds a line to the history at once, so that an interrupted shell loses nothing. A history that
+/// can't be written is no reason to fail.
+fn remember(editor: &mut Editor<Completer, FileHistory>, line: &str, history: Option<&Path>) {
+    let is_new = editor.add_history_entry(line).unwrap_or(false);
+    if let (true, Some(path)) = (is_new, history) {
+        drop(editor.append_history(path));
+    }
 }
 
 fn on_pipe(runner: Runner) -> Result<(), Failure> {
@@ -161,6 +165,18 @@ fn on_pipe(runner: Runner) -> Result<(), Failure> {
 }
 
 impl Shell {
+    /// What was typed at once: a line, or several where they were pasted.
+    fn lines(&mut self, typed: &str) -> Next {
+        for line in typed.lines() {
+            match self.line(line) {
+                Ok(Next::Line) => {}
+                Ok(Next::End) => return Next::End,
+                Err(failure) => complain(&failure),
+            }
+        }
+        Next::Line
+    }
+
     fn line(&mut self, line: &str) -> Result<Next, Failure> {
         let words = shell_words(line)
             .map_err(|_| Failure::new(USAGE, "a quote is open at the end of the line"))?;
