@@ -125,11 +125,13 @@ impl fmt::Display for AddressError {
             AddressError::Empty => f.write_str("an address is a path or HOST:PORT, not nothing"),
             AddressError::Unclear(text) => write!(
                 f,
-                "{text:?} is no address: a path has a '/' (or 'unix:' before it), TCP is HOST:PORT or a port"
+                "{text:?} is no address: a path has a '/' (or 'unix:' before it), \
+                 TCP is HOST:PORT or a port"
             ),
             AddressError::Host(host) => write!(
                 f,
-                "{host:?} is no host: a name or an address, an IPv6 address in brackets, is needed before the port"
+                "{host:?} is no host: a name or an address, an IPv6 address in brackets, \
+                 is needed before the port"
             ),
             AddressError::Port(port) => {
                 write!(f, "{port:?} is no port: a number up to 65535 is needed")

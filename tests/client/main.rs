@@ -28,7 +28,9 @@ fn put(key: &str, value: &str, rev: u64) -> Event {
 
 #[test]
 fn greeting_is_kept() {
+    fn is_shared_by_threads<T: Clone + Send + Sync>(_: &T) {}
     let client = client(|_| {});
+    is_shared_by_threads(&client);
     assert_eq!(client.epoch(), "e1");
     assert_eq!(client.server(), "nkv 9.9");
     assert_eq!(client.initial_rev(), 41);

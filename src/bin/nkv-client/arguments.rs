@@ -246,7 +246,8 @@ pub(crate) struct Listing {
 
 /// One line of the shell.
 #[derive(Parser)]
-#[command(name = "", no_binary_name = true, help_template = "{subcommands}{after-help}", after_help = SHELL_HELP)]
+#[command(name = "", no_binary_name = true)]
+#[command(help_template = "{subcommands}{after-help}", after_help = SHELL_HELP)]
 #[command(override_usage = "COMMAND [ARGUMENT]... ('help COMMAND' tells more)")]
 pub(crate) struct ShellLine {
     #[command(subcommand)]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nkv::Pattern;
@@ -10,7 +11,7 @@ use nkv::client::{Client, Error, Lifetime, Put, Value};
 use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats, Tree};
 use crate::daemon::{Daemon, Target};
 use crate::failure::{Failure, NOT_MET, USAGE, plain};
-use crate::follow::Follower;
+use crate::follow::{Follower, Stopper};
 use crate::output::{Style, buffered_stdout, entry_json, raw_text, table, value_text, write_value};
 use crate::tree::Node;
 use crate::{arguments, subscribe, transfer};
@@ -19,6 +20,8 @@ use crate::{arguments, subscribe, transfer};
 pub(crate) struct Runner {
     pub(crate) daemon: Daemon,
     pub(crate) style: Style,
+    /// Ends what the command follows.
+    pub(crate) stopper: Arc<Stopper>,
     /// Whether the runner lives on after the command, and with it what belongs to the connection.
     pub(crate) stays: bool,
     /// Whether a person sees what is printed as it is typed.
@@ -35,12 +38,16 @@ impl Runner {
             Command::Subscribe(arguments) => {
                 checked(&arguments.pattern)?;
                 let target = &self.daemon.target;
-                let mut follower =
-                    Follower::start(target, subscribe::wanted(&arguments), subscribe::notice)?;
+                let mut follower = Follower::start(
+                    target,
+                    subscribe::wanted(&arguments),
+                    Arc::clone(&self.stopper),
+                    subscribe::notice,
+                )?;
                 subscribe::run(&mut follower, &arguments, self.style, &mut print_line)
             }
             Command::Wait(arguments) => {
-                let value = subscribe::wait(&self.daemon.target, &arguments)?;
+                let value = subscribe::wait(&self.daemon.target, &arguments, &self.stopper)?;
                 match value.filter(|_| arguments.value.is_none()) {
                     Some(value) => Ok(write_value(&mut io::stdout(), &value, false)?),
                     None => Ok(()),

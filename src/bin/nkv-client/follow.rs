@@ -78,6 +78,7 @@ impl Follower {
     pub(crate) fn start(
         target: &Target,
         wanted: Wanted,
+        stopper: Arc<Stopper>,
         notice: impl FnMut(&str) + Send + 'static,
     ) -> Result<Follower, Failure> {
         let mut follower = Follower {
@@ -88,15 +89,11 @@ impl Follower {
             told: Told::default(),
             told_before: Told::default(),
             ready: VecDeque::new(),
-            stopper: Arc::default(),
+            stopper,
             notice: Box::new(notice),
         };
         follower.connect(follower.wanted.changes_only)?;
         Ok(follower)
-    }
-
-    pub(crate) fn stopper(&self) -> Arc<Stopper> {
-        Arc::clone(&self.stopper)
     }
 
     /// The next event; `None` where the deadline has passed or the follower was stopped.
@@ -241,17 +238,19 @@ impl Follower {
 }
 
 impl Stopper {
-    /// Ends the follower: it has no further events.
-    pub(crate) fn stop(&self) {
+    /// Ends the follower: it has no further events. Tells whether there is one to be ended.
+    pub(crate) fn stop(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_stopped = true;
-        if let Some(ender) = state.ender.take() {
+        let ender = state.ender.take();
+        if let Some(ender) = &ender {
             ender.end();
         }
         self.changed.notify_all();
+        ender.is_some()
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

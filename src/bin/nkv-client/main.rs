@@ -12,6 +12,7 @@ mod completion;
 mod daemon;
 mod failure;
 mod follow;
+mod interrupt;
 mod output;
 mod shell;
 mod subscribe;
@@ -19,6 +20,7 @@ mod transfer;
 mod tree;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 
@@ -46,6 +48,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let runner = Runner {
         daemon: Daemon::new(target),
         style: Style::detected(),
+        stopper: Arc::default(),
         stays: false,
         is_interactive: false,
     };

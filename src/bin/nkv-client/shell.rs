@@ -28,6 +28,7 @@ use crate::commands::{Runner, checked, print_line};
 use crate::completion::Completer;
 use crate::failure::{Failure, NOT_MET, UNREACHABLE, USAGE, plain};
 use crate::follow::{Follower, Stopper};
+use crate::interrupt::Interrupts;
 use crate::subscribe;
 
 /// How many lines the history keeps.
@@ -85,6 +86,7 @@ fn on_terminal(mut runner: Runner) -> Result<(), Failure> {
         .build();
     let mut editor: Editor<Completer, FileHistory> =
         Editor::with_config(config).map_err(cannot_edit)?;
+    let interrupts = Interrupts::take().map_err(|error| cannot_edit(error.into()))?;
     let history = history_path();
     if let Some(path) = &history {
         // There is none the first time.
@@ -109,6 +111,8 @@ fn on_terminal(mut runner: Runner) -> Result<(), Failure> {
         match editor.readline("nkv> ") {
             Ok(line) => {
                 remember(&mut editor, &line, history.as_deref());
+                shell.runner.stopper = Arc::default();
+                interrupts.end(&shell.runner.stopper, shell.runner.daemon.connected());
                 if let Next::End = shell.lines(&line) {
                     break;
                 }
@@ -230,8 +234,13 @@ impl Shell {
             }
         };
         let target = &self.runner.daemon.target;
-        let mut follower = Follower::start(target, subscribe::wanted(&arguments), notice)?;
-        let stopper = follower.stopper();
+        let stopper: Arc<Stopper> = Arc::default();
+        let mut follower = Follower::start(
+            target,
+            subscribe::wanted(&arguments),
+            Arc::clone(&stopper),
+            notice,
+        )?;
         let printer = Arc::clone(&self.printer);
         let style = self.runner.style;
         let thread = std::thread::spawn(move || {

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nkv::Key;
@@ -12,7 +13,7 @@ use nkv::client::{Error, Event, Value};
 use crate::arguments::{Subscribe, Wait};
 use crate::daemon::Target;
 use crate::failure::{Failure, NOT_MET, TIMED_OUT, plain};
-use crate::follow::{Follower, Wanted};
+use crate::follow::{Follower, Stopper, Wanted};
 use crate::output::{Style, event_json, value_text};
 
 /// How many events are taken at once before the next one is acted on.
@@ -55,7 +56,11 @@ pub(crate) fn run(
 }
 
 /// Waits for what `wait` waits for, and returns the value that is there then.
-pub(crate) fn wait(target: &Target, arguments: &Wait) -> Result<Option<Value>, Failure> {
+pub(crate) fn wait(
+    target: &Target,
+    arguments: &Wait,
+    stopper: &Arc<Stopper>,
+) -> Result<Option<Value>, Failure> {
     let deadline = arguments
         .timeout
         .and_then(|timeout| Instant::now().checked_add(timeout));
@@ -71,7 +76,7 @@ pub(crate) fn wait(target: &Target, arguments: &Wait) -> Result<Option<Value>, F
         is_exact: true,
         changes_only: false,
     };
-    let mut follower = Follower::start(target, wanted, notice)?;
+    let mut follower = Follower::start(target, wanted, Arc::clone(stopper), notice)?;
     let mut exists = false;
     while let Some(event) = follower.next(deadline)? {
         match event {
@@ -89,6 +94,9 @@ pub(crate) fn wait(target: &Target, arguments: &Wait) -> Result<Option<Value>, F
             Event::Delete { .. } | Event::Reset { .. } => exists = false,
             Event::Sync { .. } => {}
         }
+    }
+    if stopper.is_stopped() {
+        return Err(Failure::new(NOT_MET, "interrupted"));
     }
     let what = match (&expected, arguments.gone) {
         (_, true) => "to be gone".to_owned(),
