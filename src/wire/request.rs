@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use serde_json::value::RawValue;
 
 use super::{
@@ -317,7 +318,7 @@ struct Fields<'a> {
     if_rev: Option<u64>,
     #[serde(default, deserialize_with = "present")]
     if_changed: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "lifetime")]
     lifetime: Option<Lifetime>,
     #[serde(default, deserialize_with = "present")]
     ttl_ms: Option<u64>,
@@ -363,10 +364,19 @@ struct BatchFields<'a> {
     if_rev: Option<u64>,
     #[serde(default, deserialize_with = "present")]
     if_changed: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "lifetime")]
     lifetime: Option<Lifetime>,
     #[serde(default, deserialize_with = "present")]
     ttl_ms: Option<u64>,
+}
+
+/// A lifetime from a string, and from nothing else: serde takes `{"boot":null}` for it as well.
+fn lifetime<'de, D>(deserializer: D) -> Result<Option<Lifetime>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let name: Text<'de> = Text::deserialize(deserializer)?;
+    Lifetime::deserialize(IntoDeserializer::<D::Error>::into_deserializer(&*name.0)).map(Some)
 }
 
 /// The id of a line that is no request, where it can be told.
