@@ -139,7 +139,8 @@ impl<'a> Request<'a> {
             let at = error.valid_up_to();
             RequestError::anonymous(format!("the line is not UTF-8 (at byte {at})"))
         })?;
-        if let Some(at) = too_deep(text) {
+        // The request's own object, and a batch's array and object, stand around a value.
+        if let Some(at) = too_deep(text, VALUE_DEPTH_MAX + 3) {
             return Err(RequestError {
                 id: readable_id(text),
                 code: ErrorCode::BadRequest,
@@ -490,6 +491,9 @@ struct PutFields<'a> {
 
 fn put(fields: PutFields<'_>) -> Result<Put<'_>, String> {
     let payload = match (fields.value, fields.base64) {
+        (Some(json), None) if too_deep(json.get(), VALUE_DEPTH_MAX).is_some() => {
+            return Err(format!("nested deeper than {VALUE_DEPTH_MAX} levels"));
+        }
         (Some(json), None) => Payload::Json(Cow::Borrowed(json.get())),
         (None, Some(text)) => Payload::Bytes(Cow::Owned(
             read_base64(&text.0).ok_or("`base64` is not base64 (standard alphabet, padded)")?,
@@ -578,13 +582,11 @@ fn leftover(fields: &Fields<'_>) -> Option<&'static str> {
 /// Where the nesting of brackets outside strings exceeds the bound, if it does.
 ///
 /// Counting brackets wherever they stand comes first: hardly any line has so many.
-fn too_deep(text: &str) -> Option<usize> {
-    // The request's own object, and a batch's array and object, stand around a value.
-    const DEPTH_MAX: usize = VALUE_DEPTH_MAX + 3;
+fn too_deep(text: &str, depth_max: usize) -> Option<usize> {
     if memchr::memchr2_iter(b'[', b'{', text.as_bytes())
-        .take(DEPTH_MAX + 1)
+        .take(depth_max + 1)
         .count()
-        <= DEPTH_MAX
+        <= depth_max
     {
         return None;
     }
@@ -599,7 +601,7 @@ fn too_deep(text: &str) -> Option<usize> {
             _ if in_string => {}
             b'[' | b'{' => {
                 depth += 1;
-                if depth > DEPTH_MAX {
+                if depth > depth_max {
                     return Some(at);
                 }
             }
