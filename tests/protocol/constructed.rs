@@ -696,3 +696,70 @@ fn an_expired_entry_is_not_served() {
     let received = lines(&mut bench, 1);
     assert!(received[0].contains("not_found"), "{received:?}");
 }
+
+/// Section 1: when the client half-closes, everything that it sent is carried out and answered,
+/// however long that takes: a list over turns, answers that are not read, a last line without end.
+#[test]
+fn half_closing_waits_for_everything() {
+    let mut bench = pair(Limits::default());
+    load(&mut bench, numbered(40_000), "1");
+    bench.set_appetite(1, 0);
+    bench.send(1, b"{\"id\":1,\"op\":\"get\",\"key\":\"*.x\"}\n");
+    bench.send(1, &b"{\"op\":\"ping\"}\n".repeat(20_000));
+    bench.send(1, b"{\"id\":2,\"op\":\"get\",\"key\":\"*.x\"}");
+    bench.end(1);
+    bench.settle(64 << 10);
+    assert!(!bench.is_drained(1));
+    bench.set_appetite(1, 50_000);
+    bench.settle(64 << 10);
+    let answers = lines(&mut bench, 1);
+    assert_eq!(answers.len(), 20_002);
+    assert_eq!(answers[0], r#"{"id":1,"ok":true,"entries":[],"rev":40000}"#);
+    assert_eq!(
+        answers[20_001],
+        r#"{"id":2,"ok":true,"entries":[],"rev":40000}"#
+    );
+    assert!(bench.is_drained(1));
+}
+
+/// Section 1: where reads end, how fast a client reads, and how much it may owe do not show in what
+/// it is answered.
+#[test]
+fn the_size_of_reads_does_not_show() {
+    let steps: [&[u8]; 12] = [
+        b"{\"op\":\"put\",\"key\":\"a\",\"value\":1}\n",
+        b"\n\r\n",
+        b"{\"id\":1,\"op\":\"get\",\"key\":\"*\"}\r\n",
+        b"nonsense\n",
+        &[b'x'; 151],
+        b"\n{\"op\":\"delete\",\"key\":\"*\"}\n",
+        b"{\"op\":\"batch\",\"ops\":[{\"op\":\"put\",\"key\":\"b.c\",\"value\":[1, 2]},{\"op\":\"put\",\"key\":\"b\",\"value\":0}]}\n",
+        &[b'y'; 1000],
+        b"\r\n{\"op\":\"ping\"}\n",
+        b"{\"id\":\"\xff\"}\n",
+        b"{\"op\":\"get\",\"key\":\"b.*\",\"limit\":1}\n",
+        b"{\"op\":\"put\",\"key\":\"b.d\",\"value\":1,\"if_rev\":0}\n",
+    ];
+    let input = steps.concat().repeat(5);
+    let play = |piece: usize, appetite: usize, output: u64| {
+        let mut bench = pair(limits(|limits| {
+            (limits.message, limits.output) = (150, output)
+        }));
+        bench.set_appetite(0, appetite);
+        bench.send(0, &input);
+        bench.end(0);
+        bench.settle(piece);
+        assert!(bench.is_drained(0));
+        bench.take_received(0)
+    };
+    let expected = play(WHOLE, WHOLE, 64 << 10);
+    assert_eq!(expected.split(|&byte| byte == b'\n').count() - 1, 5 * 11);
+    for piece in 1..=200 {
+        let (appetite, output) = ([1, 13, WHOLE][piece % 3], [0, 40, 64 << 10][piece % 4 % 3]);
+        let received = play(piece, appetite, output);
+        assert!(
+            received == expected,
+            "in pieces of {piece}, {appetite} read a turn, {output} owed"
+        );
+    }
+}
