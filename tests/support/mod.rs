@@ -37,7 +37,11 @@ pub enum Phase {
 }
 
 pub fn unix_peer() -> Peer {
-    Peer::Unix { pid: 1, uid: 1000, gid: 1000 }
+    Peer::Unix {
+        pid: 1,
+        uid: 1000,
+        gid: 1000,
+    }
 }
 
 impl Bench {
@@ -46,13 +50,24 @@ impl Bench {
     }
 
     pub fn with_token(limits: Limits, token: Option<&str>) -> Bench {
-        let options = Options { limits, epoch: "e1".into(), token: token.and_then(Token::new) };
-        Bench { broker: Broker::new(options, Time(0)), now: Time(0), clients: Vec::new() }
+        let options = Options {
+            limits,
+            epoch: "e1".into(),
+            token: token.and_then(Token::new),
+        };
+        Bench {
+            broker: Broker::new(options, Time(0)),
+            now: Time(0),
+            clients: Vec::new(),
+        }
     }
 
     /// Connects a client and gives its number here, or the line with which it is refused.
     pub fn connect(&mut self, peer: Peer) -> Result<usize, String> {
-        let session = self.broker.connect(peer).map_err(|line| String::from_utf8(line).unwrap())?;
+        let session = self
+            .broker
+            .connect(peer)
+            .map_err(|line| String::from_utf8(line).unwrap())?;
         self.clients.push(Client {
             session: Some(session),
             unsent: Vec::new(),
@@ -110,7 +125,9 @@ impl Bench {
     /// One turn, with a look at the broker on the way.
     pub fn turn_with(&mut self, piece: usize, mut look: impl FnMut(&Broker, Phase)) -> bool {
         for (number, client) in self.clients.iter_mut().enumerate() {
-            let Some(session) = client.session else { continue };
+            let Some(session) = client.session else {
+                continue;
+            };
             if self.broker.wants_turn(session) {
                 self.broker.resume(session, self.now);
             } else if self.broker.wants_input(session) {
@@ -122,7 +139,13 @@ impl Bench {
                     self.broker.end_input(session, self.now);
                 }
             }
-            look(&self.broker, Phase::Taken { client: number, session });
+            look(
+                &self.broker,
+                Phase::Taken {
+                    client: number,
+                    session,
+                },
+            );
         }
         self.broker.expire(self.now);
         look(&self.broker, Phase::Expired);
