@@ -20,6 +20,7 @@ mod acts;
 mod desk;
 mod model;
 mod office;
+mod seeds;
 mod subscriber;
 
 use nkv::wire::{Lifetime, Limits};
