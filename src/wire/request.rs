@@ -211,7 +211,10 @@ impl Op<'_> {
                 write_text(out, "key", Some(&list.key));
                 write_integer(out, "limit", list.limit);
                 write_text(out, "after", list.after.as_deref());
-                write_flag(out, "keys_only", list.keys_only == Some(true));
+                if let Some(keys_only) = list.keys_only {
+                    write_name(out, "keys_only");
+                    write_json(out, &keys_only);
+                }
             }
             Op::Delete(delete) => delete.write(out),
             Op::Subscribe(subscribe) => {

@@ -31,6 +31,15 @@ struct Client {
     received: Vec<u8>,
 }
 
+/// Where in a turn [`Bench::turn_with`] looks in.
+#[derive(Clone, Copy, Debug)]
+pub enum Phase {
+    /// The broker has taken what it would from a client and carried it out.
+    Taken { client: usize, session: usize },
+    /// It has let entries end; delivery is next.
+    Expired,
+}
+
 pub fn unix_peer() -> Peer {
     Peer::Unix {
         pid: 1,
@@ -77,6 +86,11 @@ impl Bench {
         self.clients[client].session.is_some()
     }
 
+    /// The broker's number for a client, while it is connected.
+    pub fn session(&self, client: usize) -> Option<usize> {
+        self.clients[client].session
+    }
+
     pub fn disconnect(&mut self, client: usize) {
         if let Some(session) = self.clients[client].session.take() {
             self.broker.disconnect(session);
@@ -120,7 +134,12 @@ impl Bench {
     /// One turn. `piece` is how many bytes a read gives at the most. Returns whether anything is
     /// left to do without anything new coming in.
     pub fn turn(&mut self, piece: usize) -> bool {
-        for client in &mut self.clients {
+        self.turn_with(piece, |_, _| {})
+    }
+
+    /// One turn, with a look at the broker on the way.
+    pub fn turn_with(&mut self, piece: usize, mut look: impl FnMut(&Broker, Phase)) -> bool {
+        for (number, client) in self.clients.iter_mut().enumerate() {
             let Some(session) = client.session else {
                 continue;
             };
@@ -135,8 +154,16 @@ impl Bench {
                     self.broker.end_input(session, self.now);
                 }
             }
+            look(
+                &self.broker,
+                Phase::Taken {
+                    client: number,
+                    session,
+                },
+            );
         }
         self.broker.expire(self.now);
+        look(&self.broker, Phase::Expired);
         self.broker.committed();
         let mut due = Vec::new();
         self.broker.take_due(&mut due);
