@@ -5,6 +5,7 @@
 //!
 //! - [`key`] and [`address`]: what keys, patterns and addresses are;
 //! - [`wire`]: the protocol's lines as types;
+//! - [`client`]: the blocking client;
 //! - `keyspace` and `watch`: the entries, the order of their changes, and whom a change concerns;
 //! - `session`: one connection without its socket (private);
 //! - `broker`: every decision, without input or output;
@@ -18,6 +19,7 @@
 pub mod address;
 #[cfg(feature = "server")]
 pub mod broker;
+pub mod client;
 pub mod key;
 #[cfg(feature = "server")]
 pub mod keyspace;
@@ -30,4 +32,5 @@ pub mod watch;
 pub mod wire;
 
 pub use address::{Address, AddressError};
+pub use client::Client;
 pub use key::{Key, KeyError, KeyRef, Pattern};

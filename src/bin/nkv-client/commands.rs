@@ -1,0 +1,376 @@
+//! What each command does. The shell runs them by the same function.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::time::Instant;
+
+use nkv::Pattern;
+use nkv::client::{Client, Error, Lifetime, Put, Value};
+
+use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats, Tree};
+use crate::daemon::{Daemon, Target};
+use crate::failure::{Failure, NOT_MET, USAGE, plain};
+use crate::follow::Follower;
+use crate::output::{Style, buffered_stdout, entry_json, raw_text, table, value_text, write_value};
+use crate::tree::Node;
+use crate::{arguments, subscribe, transfer};
+
+/// Who runs a command.
+pub(crate) struct Runner {
+    pub(crate) daemon: Daemon,
+    pub(crate) style: Style,
+    /// Whether the runner lives on after the command, and with it what belongs to the connection.
+    pub(crate) stays: bool,
+    /// Whether a person sees what is printed as it is typed.
+    pub(crate) is_interactive: bool,
+}
+
+impl Runner {
+    /// Carries out a command, to its end.
+    pub(crate) fn run(&mut self, command: Command) -> Result<(), Failure> {
+        match command {
+            Command::Get(arguments) => get(&self.daemon.client()?, &arguments, self.style),
+            Command::Put(arguments) => self.put(&arguments),
+            Command::Delete(arguments) => delete(&self.daemon.client()?, &arguments),
+            Command::Subscribe(arguments) => {
+                checked(&arguments.pattern)?;
+                let target = &self.daemon.target;
+                let mut follower =
+                    Follower::start(target, subscribe::wanted(&arguments), subscribe::notice)?;
+                subscribe::run(&mut follower, &arguments, self.style, &mut print_line)
+            }
+            Command::Wait(arguments) => {
+                let value = subscribe::wait(&self.daemon.target, &arguments)?;
+                match value.filter(|_| arguments.value.is_none()) {
+                    Some(value) => Ok(write_value(&mut io::stdout(), &value, false)?),
+                    None => Ok(()),
+                }
+            }
+            Command::Tree(arguments) => tree(&self.daemon.client()?, &arguments, self.style),
+            Command::Batch(arguments) => {
+                self.needs_file(&arguments.file)?;
+                let (ops, rev) = transfer::batch(&self.daemon.client()?, &arguments.file)?;
+                print_line(&format!("{ops} done, revision {rev}"))
+            }
+            Command::Export(arguments) => {
+                checked(&arguments.pattern)?;
+                transfer::export(&self.daemon.client()?, &arguments.pattern)
+            }
+            Command::Import(arguments) => {
+                self.needs_file(&arguments.file)?;
+                let imported = transfer::import(&self.daemon.client()?, &arguments.file)?;
+                print_line(&format!("{imported} imported"))
+            }
+            Command::Stats(arguments) => stats(&self.daemon.client()?, &arguments),
+            Command::Clients(arguments) => clients(&self.daemon.client()?, &arguments),
+            Command::Ping(arguments) => ping(&self.daemon.client()?, &arguments),
+            Command::Completions { shell } => completions(shell),
+        }
+    }
+
+    fn put(&mut self, arguments: &PutArguments) -> Result<(), Failure> {
+        if self.stays && arguments.value.as_deref() == Some("-") {
+            let message = "stdin is where the commands come from; --file reads a value";
+            return Err(Failure::new(USAGE, message));
+        }
+        let value = put_value(arguments)?;
+        let mut put = Put::new(&arguments.key, value)
+            .map_err(|error| Failure::from(error).during(&arguments.key))?;
+        if let Some(lifetime) = arguments.lifetime {
+            put = put.lifetime(lifetime);
+        }
+        if let Some(ttl) = arguments.ttl {
+            put = put.ttl(ttl);
+        }
+        if let Some(rev) = arguments.if_rev {
+            put = put.if_rev(rev);
+        }
+        if arguments.if_changed {
+            put = put.if_changed();
+        }
+        let client = self.daemon.client()?;
+        let written = client.put_with(put.clone())?;
+        if self.is_interactive {
+            let what = if written.is_unchanged {
+                "unchanged, revision"
+            } else {
+                "revision"
+            };
+            print_line(&self.style.faint(&format!("{what} {}", written.rev)))?;
+        }
+        if arguments.lifetime == Some(Lifetime::Session) && !self.stays {
+            let rev = arguments.if_rev.map(|_| written.rev);
+            return hold(&self.daemon.target, client, &put, rev);
+        }
+        Ok(())
+    }
+
+    fn needs_file(&self, file: &std::path::Path) -> Result<(), Failure> {
+        if self.stays && file == std::path::Path::new("-") {
+            let message = "stdin is where the commands come from; name a file to read";
+            return Err(Failure::new(USAGE, message));
+        }
+        Ok(())
+    }
+}
+
+/// Writes a line to stdout at once.
+pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+fn get(client: &Client, arguments: &Get, style: Style) -> Result<(), Failure> {
+    let pattern = checked(&arguments.pattern)?;
+    let mut out = buffered_stdout();
+    if !pattern.has_star() {
+        let Some(entry) = client.get_value(pattern.as_str())? else {
+            return Err(no_such_key(pattern.as_str()));
+        };
+        if arguments.keys {
+            writeln!(out, "{}", entry.key)?;
+        } else if arguments.json {
+            writeln!(out, "{}", entry_json(&entry))?;
+        } else {
+            write_value(&mut out, &entry.value, arguments.raw)?;
+        }
+    } else if arguments.keys {
+        for key in client.list_keys(pattern.as_str())? {
+            writeln!(out, "{}", style.key(key?.as_str()))?;
+        }
+    } else {
+        for entry in client.list(pattern.as_str())? {
+            let entry = entry?;
+            let key = entry.key.as_str();
+            if arguments.json {
+                writeln!(out, "{}", entry_json(&entry))?;
+            } else if arguments.raw {
+                writeln!(out, "{} {}", style.key(key), raw_text(&entry.value))?;
+            } else {
+                writeln!(out, "{}", style.entry_line(key, &entry.value))?;
+            }
+        }
+    }
+    Ok(out.flush()?)
+}
+
+fn delete(client: &Client, arguments: &Delete) -> Result<(), Failure> {
+    let pattern = checked(&arguments.pattern)?;
+    let deleted = match arguments.if_rev {
+        Some(rev) => u64::from(client.delete_if_rev(pattern.as_str(), rev)?),
+        None => client.delete_pattern(pattern.as_str())?,
+    };
+    if deleted == 0 && !pattern.has_star() {
+        return Err(no_such_key(pattern.as_str()));
+    }
+    print_line(&format!("{deleted} deleted"))
+}
+
+fn tree(client: &Client, arguments: &Tree, style: Style) -> Result<(), Failure> {
+    checked(&arguments.pattern)?;
+    let mut root = Node::default();
+    if arguments.values {
+        for entry in client.list(&arguments.pattern)? {
+            let entry = entry?;
+            root.insert(entry.key.as_str(), format!(" {}", value_text(&entry.value)));
+        }
+    } else {
+        for key in client.list_keys(&arguments.pattern)? {
+            root.insert(key?.as_str(), String::new());
+        }
+    }
+    let mut out = buffered_stdout();
+    out.write_all(root.draw(&|name| style.key(name)).as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn stats(client: &Client, arguments: &Stats) -> Result<(), Failure> {
+    let stats = client.stats()?;
+    if arguments.prometheus {
+        return Ok(io::stdout().write_all(prometheus(&stats).as_bytes())?);
+    }
+    if arguments.json {
+        let mut object: serde_json::Map<_, _> = stats
+            .counters
+            .into_iter()
+            .map(|(name, count)| (name, count.into()))
+            .collect();
+        object.insert("epoch".to_owned(), stats.epoch.into());
+        object.insert("version".to_owned(), stats.version.into());
+        return print_line(&serde_json::Value::Object(object).to_string());
+    }
+    let mut rows: Vec<Vec<String>> = vec![
+        vec!["version".into(), stats.version],
+        vec!["epoch".into(), stats.epoch],
+    ];
+    rows.extend(
+        stats
+            .counters
+            .into_iter()
+            .map(|(name, count)| vec![name, count.to_string()]),
+    );
+    Ok(io::stdout().write_all(table(&rows).as_bytes())?)
+}
+
+/// Counters that only grow are told from those that don't by name; one that is not known here is
+/// taken for one that doesn't.
+fn prometheus(stats: &nkv::client::Stats) -> String {
+    const GROWING: [&str; 8] = [
+        "requests",
+        "puts",
+        "gets",
+        "deletes",
+        "events",
+        "coalesced",
+        "errors",
+        "journal_syncs",
+    ];
+    let mut text = format!(
+        "# TYPE nkv_info gauge\nnkv_info{{version={:?},epoch={:?}}} 1\n",
+        stats.version, stats.epoch
+    );
+    for (name, count) in &stats.counters {
+        let (name, kind, count) = match name.strip_suffix("_ms") {
+            Some(name) => {
+                let seconds = format!("{}.{:03}", count / 1000, count % 1000);
+                (format!("nkv_{name}_seconds"), "gauge", seconds)
+            }
+            None if GROWING.contains(&name.as_str()) => {
+                (format!("nkv_{name}_total"), "counter", count.to_string())
+            }
+            None => (format!("nkv_{name}"), "gauge", count.to_string()),
+        };
+        text.push_str(&format!("# TYPE {name} {kind}\n{name} {count}\n"));
+    }
+    text
+}
+
+fn clients(client: &Client, arguments: &Listing) -> Result<(), Failure> {
+    const COLUMNS: [&str; 7] = [
+        "name",
+        "pid",
+        "uid",
+        "gid",
+        "address",
+        "subscriptions",
+        "lag",
+    ];
+    let clients = client.clients()?;
+    if arguments.json {
+        for client in clients {
+            print_line(&serde_json::Value::Object(client).to_string())?;
+        }
+        return Ok(());
+    }
+    let mut rows = vec![COLUMNS.map(str::to_uppercase).to_vec()];
+    for client in &clients {
+        let cell = |name: &&str| match client.get(*name) {
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => "-".to_owned(),
+        };
+        rows.push(COLUMNS.iter().map(cell).collect());
+    }
+    Ok(io::stdout().write_all(table(&rows).as_bytes())?)
+}
+
+fn ping(client: &Client, arguments: &Listing) -> Result<(), Failure> {
+    let start = Instant::now();
+    client.ping()?;
+    let micros = start.elapsed().as_micros();
+    let ms = format!("{}.{:03}", micros / 1000, micros % 1000);
+    let server = client.server();
+    print_line(&if arguments.json {
+        format!(
+            "{{\"server\":{},\"ms\":{ms}}}",
+            serde_json::Value::from(server)
+        )
+    } else {
+        format!("{server} answered in {ms} ms")
+    })
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut command = <arguments::Arguments as clap::CommandFactory>::command();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "nkv-client", &mut script);
+    Ok(io::stdout().write_all(&script)?)
+}
+
+/// The value that the arguments of `put` describe.
+fn put_value(arguments: &PutArguments) -> Result<Value, Failure> {
+    let bytes = match (&arguments.file, arguments.value.as_deref()) {
+        (Some(path), _) => fs::read(path).map_err(|error| {
+            let message = format!("cannot read {}: {}", path.display(), plain(&error));
+            Failure::new(USAGE, message)
+        })?,
+        (None, Some("-")) => {
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).map_err(|error| {
+                Failure::new(USAGE, format!("cannot read stdin: {}", plain(&error)))
+            })?;
+            bytes
+        }
+        (None, text) => text.unwrap_or_default().as_bytes().to_vec(),
+    };
+    if arguments.bytes {
+        return Ok(Value::from_bytes(bytes));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::new(USAGE, "the value is not UTF-8; --bytes puts it as it is"))?;
+    if !arguments.string
+        && let Ok(value) = Value::from_json_text(&text)
+    {
+        return Ok(value);
+    }
+    Ok(Value::of(&text)?)
+}
+
+/// Keeps a connection for the sake of the entry that lives as long as it does. When the daemon has
+/// been away the entry is put again: it waits for its owner for a while. What was put on a condition
+/// is put again only if nobody else has changed it.
+fn hold(
+    target: &Target,
+    mut client: Client,
+    put: &Put,
+    mut rev: Option<u64>,
+) -> Result<(), Failure> {
+    loop {
+        // Nothing is done with what comes; this is how the end of the connection is noticed.
+        let lost = match client
+            .subscribe_with(put.key())
+            .exact()
+            .changes_only()
+            .start()
+        {
+            Ok(subscription) => subscription.filter_map(Result::err).next(),
+            Err(error) => Some(error),
+        };
+        match lost {
+            Some(error) if error.is_disconnect() => {
+                let reason = Failure::from(error).message;
+                subscribe::notice(&format!("{reason}; reconnecting to {}", target.address));
+            }
+            Some(error) => return Err(error.into()),
+            None => return Ok(()),
+        }
+        client = target.connect_again()?;
+        let again = match rev {
+            Some(rev) => put.clone().if_rev(rev),
+            None => put.clone(),
+        };
+        let written = client.put_with(again)?;
+        rev = rev.map(|_| written.rev);
+        subscribe::notice("connected again");
+    }
+}
+
+/// A pattern, or a failure that says what is wrong with which text.
+pub(crate) fn checked(text: &str) -> Result<Pattern, Failure> {
+    Pattern::new(text).map_err(|error| Failure::from(Error::Key(error)).during(text))
+}
+
+fn no_such_key(key: &str) -> Failure {
+    Failure::new(NOT_MET, format!("no such key: {key}"))
+}

@@ -1,0 +1,171 @@
+//! Requests that have options, as values: a put, and a batch of several operations.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Client, Error, Value, response};
+use crate::key::{KeyRef, Pattern};
+use crate::wire::{self, BatchOp, Lifetime, Op};
+
+/// A put with options, for [`Client::put_with`], [`Pipeline::put_with`](super::Pipeline::put_with)
+/// and [`Batch::put_with`].
+///
+/// ```
+/// use std::time::Duration;
+/// use nkv::client::{Put, Value};
+/// let lease = Put::new("leader.name", Value::of("edge-7")?)?
+///     .if_rev(0)
+///     .ttl(Duration::from_secs(30));
+/// # Ok::<(), nkv::client::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a put does nothing until a client sends it"]
+pub struct Put(pub(super) wire::Put<'static>);
+
+/// Several changes and conditions, carried out all or not at all.
+///
+/// A mistake in an operation (a bad key, a value without a JSON form) is kept, and returned by
+/// [`Batch::commit`], so that the operations can be written in one row.
+///
+/// ```no_run
+/// # let client = nkv::client::Client::connect("/run/nkv.sock")?;
+/// let rev = client
+///     .batch()
+///     .check("net.generation", 17)
+///     .put("net.generation", &18)
+///     .delete("net.eth1.*")
+///     .commit()?;
+/// # Ok::<(), nkv::client::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a batch does nothing until it is committed"]
+pub struct Batch<'c> {
+    client: &'c Client,
+    ops: Result<Vec<BatchOp<'static>>, Error>,
+}
+
+impl Put {
+    /// A put without options.
+    ///
+    /// # Errors
+    /// [`Error::Key`] where the text is no key.
+    pub fn new(key: impl AsRef<str>, value: Value) -> Result<Put, Error> {
+        Ok(Put(wire::Put {
+            key: Cow::Owned(KeyRef::new(key.as_ref())?.as_str().to_owned()),
+            payload: value.into_payload(),
+            if_rev: None,
+            if_changed: false,
+            lifetime: None,
+            ttl_ms: None,
+        }))
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.0.key
+    }
+
+    /// Only if the key's revision is this one; `0`: only if there is no such key.
+    pub fn if_rev(mut self, rev: u64) -> Put {
+        self.0.if_rev = Some(rev);
+        self
+    }
+
+    /// Where the very value is there already, change nothing and notify nobody.
+    pub fn if_changed(mut self) -> Put {
+        self.0.if_changed = true;
+        self
+    }
+
+    /// How long the entry lives if nobody deletes it.
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Put {
+        self.0.lifetime = Some(lifetime);
+        self
+    }
+
+    /// Deletes the entry after this time unless it is put again. Rounded up to milliseconds. Makes
+    /// the entry's lifetime [`Lifetime::Boot`] unless another is given; a durable one is refused.
+    pub fn ttl(mut self, ttl: Duration) -> Put {
+        let ms = ttl.as_nanos().div_ceil(1_000_000);
+        self.0.ttl_ms = Some(u64::try_from(ms).unwrap_or(u64::MAX));
+        self
+    }
+}
+
+impl<'c> Batch<'c> {
+    pub(super) fn new(client: &'c Client) -> Batch<'c> {
+        Batch {
+            client,
+            ops: Ok(Vec::new()),
+        }
+    }
+
+    /// Adds a put.
+    pub fn put<T: Serialize + ?Sized>(self, key: impl AsRef<str>, value: &T) -> Batch<'c> {
+        self.add(|| {
+            Value::of(value)
+                .and_then(|value| Put::new(key, value))
+                .map(batch_put)
+        })
+    }
+
+    /// Adds a put with options.
+    pub fn put_with(self, put: Put) -> Batch<'c> {
+        self.add(|| Ok(batch_put(put)))
+    }
+
+    /// Adds the deletion of a key or of all keys of a pattern. That there is none is no mistake.
+    pub fn delete(self, pattern: impl AsRef<str>) -> Batch<'c> {
+        self.add(|| {
+            let key = Cow::Owned(Pattern::new(pattern.as_ref())?.as_str().to_owned());
+            Ok(BatchOp::Delete(wire::Delete { key, if_rev: None }))
+        })
+    }
+
+    /// Adds the deletion of a key, on condition that its revision is this one.
+    pub fn delete_if_rev(self, key: impl AsRef<str>, rev: u64) -> Batch<'c> {
+        self.add(|| {
+            let key = Cow::Owned(KeyRef::new(key.as_ref())?.as_str().to_owned());
+            Ok(BatchOp::Delete(wire::Delete {
+                key,
+                if_rev: Some(rev),
+            }))
+        })
+    }
+
+    /// Adds the condition that the key's revision is this one; `0`: that there is no such key.
+    pub fn check(self, key: impl AsRef<str>, rev: u64) -> Batch<'c> {
+        self.add(|| {
+            let key = Cow::Owned(KeyRef::new(key.as_ref())?.as_str().to_owned());
+            Ok(BatchOp::Check { key, if_rev: rev })
+        })
+    }
+
+    /// Sends it and waits. Returns the keyspace's revision after it.
+    ///
+    /// # Errors
+    /// Whatever was wrong with the first bad operation, then as [`Client::put`]. Where a
+    /// condition did not hold, the [`Failure`](wire::Failure) is a
+    /// [`Conflict`](wire::ErrorCode::Conflict) whose `at` is the operation's index.
+    pub fn commit(self) -> Result<u64, Error> {
+        self.client
+            .call(Op::Batch { ops: self.ops? }, response::revision)
+    }
+
+    fn add(mut self, op: impl FnOnce() -> Result<BatchOp<'static>, Error>) -> Batch<'c> {
+        if let Ok(ops) = &mut self.ops {
+            match op() {
+                Ok(op) => ops.push(op),
+                Err(error) => self.ops = Err(error),
+            }
+        }
+        self
+    }
+}
+
+fn batch_put(put: Put) -> BatchOp<'static> {
+    BatchOp::Put(put.0)
+}

@@ -1,0 +1,61 @@
+//! What the daemon tells about itself. Newer daemons may tell more, so nothing here is a closed list.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+
+/// The daemon's counters, by the names that the protocol gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Every counter.
+    pub counters: BTreeMap<String, u64>,
+    /// The name of the unbroken history that revisions belong to.
+    pub epoch: String,
+    /// The daemon's version.
+    pub version: String,
+}
+
+/// The answer to `stats` and to `clients`: everything that stands in the line.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Fields(Map<String, Json>);
+
+impl Stats {
+    /// A counter by its name.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        self.counters.get(name).copied()
+    }
+
+    pub(super) fn received(Fields(mut fields): Fields) -> Stats {
+        fields.remove("id");
+        let mut text = |name| match fields.remove(name) {
+            Some(Json::String(text)) => text,
+            _ => String::new(),
+        };
+        let (epoch, version) = (text("epoch"), text("version"));
+        let counters = fields.into_iter();
+        let counters = counters.filter_map(|(name, value)| Some((name, value.as_u64()?)));
+        Stats {
+            counters: counters.collect(),
+            epoch,
+            version,
+        }
+    }
+}
+
+impl Fields {
+    /// The objects of the array with this name.
+    pub(super) fn objects(mut self, name: &str) -> Option<Vec<Map<String, Json>>> {
+        let Some(Json::Array(elements)) = self.0.remove(name) else {
+            return None;
+        };
+        let objects = elements.into_iter().map(|element| match element {
+            Json::Object(object) => Some(object),
+            _ => None,
+        });
+        objects.collect()
+    }
+}
