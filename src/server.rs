@@ -572,7 +572,7 @@ impl Server {
                 .any(|number| self.connections[number].is_some() && self.broker.owes(number));
             let patience = deadline.saturating_duration_since(Instant::now());
             if !owed || patience.is_zero() {
-                return Ok(());
+                return self.linger(events, deadline);
             }
             match self.poll.poll(events, Some(patience)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -586,6 +586,33 @@ impl Server {
                     self.broker.set_due(number);
                 }
             }
+        }
+    }
+
+    /// Closes the connections. Closing a TCP socket over unread input would make the kernel throw
+    /// away what is still on its way to the peer. So where there is such input it is read and
+    /// dropped, until the peer sees that nothing more comes and closes, too.
+    fn linger(&mut self, events: &mut Events, deadline: Instant) -> io::Result<()> {
+        let connections = self.connections.drain(..).flatten();
+        let mut lingering: Vec<Stream> = connections
+            .map(|connection| connection.stream)
+            .filter(Stream::is_tcp)
+            .collect();
+        lingering.retain_mut(|stream| {
+            stream.end_output();
+            let (dropped, ended) = stream.drop_input(&mut self.buffer, deadline);
+            dropped > 0 && !ended
+        });
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if lingering.is_empty() || patience.is_zero() {
+                return Ok(());
+            }
+            match self.poll.poll(events, Some(patience)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            lingering.retain_mut(|stream| !stream.drop_input(&mut self.buffer, deadline).1);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -227,12 +228,32 @@ impl Stream {
     pub(super) fn refuse(mut self, line: &[u8]) {
         // Nobody can be told if this fails: the peer is gone or not reading.
         let _ = self.write(line);
-        match &self {
+        self.end_output();
+        // Closing over unread input would make TCP throw the line away.
+        let _ = self.read(&mut [0; 4096]);
+    }
+
+    /// Tells the peer that nothing more will come.
+    pub(super) fn end_output(&self) {
+        // It fails where the peer is gone already.
+        match self {
             Stream::Unix(stream) => drop(stream.shutdown(std::net::Shutdown::Write)),
             Stream::Tcp(stream) => drop(stream.shutdown(std::net::Shutdown::Write)),
         }
-        // Closing over unread input would make TCP throw the line away.
-        let _ = self.read(&mut [0; 4096]);
+    }
+
+    /// Reads and drops what has come in. Returns how much that was, and whether the peer has closed.
+    pub(super) fn drop_input(&mut self, buffer: &mut [u8], deadline: Instant) -> (usize, bool) {
+        let mut dropped = 0;
+        while Instant::now() < deadline {
+            match self.read(buffer) {
+                Ok(0) => return (dropped, true),
+                Ok(read) => dropped += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (dropped, error.kind() != io::ErrorKind::WouldBlock),
+            }
+        }
+        (dropped, false)
     }
 
     pub(super) fn is_tcp(&self) -> bool {

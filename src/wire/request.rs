@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use serde_json::value::RawValue;
 
 use super::{
@@ -138,7 +139,8 @@ impl<'a> Request<'a> {
             let at = error.valid_up_to();
             RequestError::anonymous(format!("the line is not UTF-8 (at byte {at})"))
         })?;
-        if let Some(at) = too_deep(text) {
+        // The request's own object, and a batch's array and object, stand around a value.
+        if let Some(at) = too_deep(text, VALUE_DEPTH_MAX + 3) {
             return Err(RequestError {
                 id: readable_id(text),
                 code: ErrorCode::BadRequest,
@@ -209,7 +211,10 @@ impl Op<'_> {
                 write_text(out, "key", Some(&list.key));
                 write_integer(out, "limit", list.limit);
                 write_text(out, "after", list.after.as_deref());
-                write_flag(out, "keys_only", list.keys_only == Some(true));
+                if let Some(keys_only) = list.keys_only {
+                    write_name(out, "keys_only");
+                    write_json(out, &keys_only);
+                }
             }
             Op::Delete(delete) => delete.write(out),
             Op::Subscribe(subscribe) => {
@@ -317,7 +322,7 @@ struct Fields<'a> {
     if_rev: Option<u64>,
     #[serde(default, deserialize_with = "present")]
     if_changed: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "lifetime")]
     lifetime: Option<Lifetime>,
     #[serde(default, deserialize_with = "present")]
     ttl_ms: Option<u64>,
@@ -363,10 +368,19 @@ struct BatchFields<'a> {
     if_rev: Option<u64>,
     #[serde(default, deserialize_with = "present")]
     if_changed: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "lifetime")]
     lifetime: Option<Lifetime>,
     #[serde(default, deserialize_with = "present")]
     ttl_ms: Option<u64>,
+}
+
+/// A lifetime from a string, and from nothing else: serde takes `{"boot":null}` for it as well.
+fn lifetime<'de, D>(deserializer: D) -> Result<Option<Lifetime>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let name: Text<'de> = Text::deserialize(deserializer)?;
+    Lifetime::deserialize(IntoDeserializer::<D::Error>::into_deserializer(&*name.0)).map(Some)
 }
 
 /// The id of a line that is no request, where it can be told.
@@ -480,6 +494,9 @@ struct PutFields<'a> {
 
 fn put(fields: PutFields<'_>) -> Result<Put<'_>, String> {
     let payload = match (fields.value, fields.base64) {
+        (Some(json), None) if too_deep(json.get(), VALUE_DEPTH_MAX).is_some() => {
+            return Err(format!("nested deeper than {VALUE_DEPTH_MAX} levels"));
+        }
         (Some(json), None) => Payload::Json(Cow::Borrowed(json.get())),
         (None, Some(text)) => Payload::Bytes(Cow::Owned(
             read_base64(&text.0).ok_or("`base64` is not base64 (standard alphabet, padded)")?,
@@ -568,13 +585,11 @@ fn leftover(fields: &Fields<'_>) -> Option<&'static str> {
 /// Where the nesting of brackets outside strings exceeds the bound, if it does.
 ///
 /// Counting brackets wherever they stand comes first: hardly any line has so many.
-fn too_deep(text: &str) -> Option<usize> {
-    // The request's own object, and a batch's array and object, stand around a value.
-    const DEPTH_MAX: usize = VALUE_DEPTH_MAX + 3;
+fn too_deep(text: &str, depth_max: usize) -> Option<usize> {
     if memchr::memchr2_iter(b'[', b'{', text.as_bytes())
-        .take(DEPTH_MAX + 1)
+        .take(depth_max + 1)
         .count()
-        <= DEPTH_MAX
+        <= depth_max
     {
         return None;
     }
@@ -589,7 +604,7 @@ fn too_deep(text: &str) -> Option<usize> {
             _ if in_string => {}
             b'[' | b'{' => {
                 depth += 1;
-                if depth > DEPTH_MAX {
+                if depth > depth_max {
                     return Some(at);
                 }
             }

@@ -3,7 +3,11 @@
 //! [`Bench::turn`] does what the server's loop does, in the same order, with each client's socket
 //! replaced by the number of bytes that it is ready to take.
 
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "several tests share this, and each takes what it needs"
+)]
 
 use nkv::broker::{Broker, Options, Peer, Share, Token};
 use nkv::keyspace::Time;
@@ -27,8 +31,21 @@ struct Client {
     received: Vec<u8>,
 }
 
+/// Where in a turn [`Bench::turn_with`] looks in.
+#[derive(Clone, Copy, Debug)]
+pub enum Phase {
+    /// The broker has taken what it would from a client and carried it out.
+    Taken { client: usize, session: usize },
+    /// It has let entries end; delivery is next.
+    Expired,
+}
+
 pub fn unix_peer() -> Peer {
-    Peer::Unix { pid: 1, uid: 1000, gid: 1000 }
+    Peer::Unix {
+        pid: 1,
+        uid: 1000,
+        gid: 1000,
+    }
 }
 
 impl Bench {
@@ -37,13 +54,24 @@ impl Bench {
     }
 
     pub fn with_token(limits: Limits, token: Option<&str>) -> Bench {
-        let options = Options { limits, epoch: "e1".into(), token: token.and_then(Token::new) };
-        Bench { broker: Broker::new(options, Time(0)), now: Time(0), clients: Vec::new() }
+        let options = Options {
+            limits,
+            epoch: "e1".into(),
+            token: token.and_then(Token::new),
+        };
+        Bench {
+            broker: Broker::new(options, Time(0)),
+            now: Time(0),
+            clients: Vec::new(),
+        }
     }
 
     /// Connects a client and gives its number here, or the line with which it is refused.
     pub fn connect(&mut self, peer: Peer) -> Result<usize, String> {
-        let session = self.broker.connect(peer).map_err(|line| String::from_utf8(line).unwrap())?;
+        let session = self
+            .broker
+            .connect(peer)
+            .map_err(|line| String::from_utf8(line).unwrap())?;
         self.clients.push(Client {
             session: Some(session),
             unsent: Vec::new(),
@@ -56,6 +84,11 @@ impl Bench {
 
     pub fn is_connected(&self, client: usize) -> bool {
         self.clients[client].session.is_some()
+    }
+
+    /// The broker's number for a client, while it is connected.
+    pub fn session(&self, client: usize) -> Option<usize> {
+        self.clients[client].session
     }
 
     pub fn disconnect(&mut self, client: usize) {
@@ -74,6 +107,17 @@ impl Bench {
         self.clients[client].ended = true;
     }
 
+    /// Whether a client's input has ended and it has read every response to it.
+    pub fn is_drained(&self, client: usize) -> bool {
+        let session = self.clients[client].session;
+        session.is_some_and(|session| self.broker.is_drained(session))
+    }
+
+    /// Whether a client has sent bytes that the broker has not taken.
+    pub fn has_unsent(&self, client: usize) -> bool {
+        !self.clients[client].unsent.is_empty()
+    }
+
     /// How many bytes a client takes a turn; all at first.
     pub fn set_appetite(&mut self, client: usize, bytes: usize) {
         self.clients[client].appetite = bytes;
@@ -90,8 +134,15 @@ impl Bench {
     /// One turn. `piece` is how many bytes a read gives at the most. Returns whether anything is
     /// left to do without anything new coming in.
     pub fn turn(&mut self, piece: usize) -> bool {
-        for client in &mut self.clients {
-            let Some(session) = client.session else { continue };
+        self.turn_with(piece, |_, _| {})
+    }
+
+    /// One turn, with a look at the broker on the way.
+    pub fn turn_with(&mut self, piece: usize, mut look: impl FnMut(&Broker, Phase)) -> bool {
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            let Some(session) = client.session else {
+                continue;
+            };
             if self.broker.wants_turn(session) {
                 self.broker.resume(session, self.now);
             } else if self.broker.wants_input(session) {
@@ -103,8 +154,16 @@ impl Bench {
                     self.broker.end_input(session, self.now);
                 }
             }
+            look(
+                &self.broker,
+                Phase::Taken {
+                    client: number,
+                    session,
+                },
+            );
         }
         self.broker.expire(self.now);
+        look(&self.broker, Phase::Expired);
         self.broker.committed();
         let mut due = Vec::new();
         self.broker.take_due(&mut due);

@@ -7,7 +7,7 @@
 mod arguments;
 mod logging;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Ok(Asked::Serve(arguments)) => arguments,
         Ok(Asked::Print(text)) => {
             // Nobody is left to tell when standard output is closed.
-            let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+            let _ = io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(message) => {
@@ -152,10 +152,7 @@ fn raise_descriptor_limit(wanted: u64) {
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "a program that can't start says why where it is watched"
-)]
+/// Says why it can't start, where that is watched. Where nobody can be told, the exit code says it.
 fn complain(message: &str) {
-    eprintln!("nkv-server: {message}");
+    let _ = writeln!(io::stderr(), "nkv-server: {message}");
 }

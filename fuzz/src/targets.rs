@@ -1,0 +1,318 @@
+//! One function a fuzz target: bytes in, and a panic where something is wrong.
+//!
+//! Nothing here decides whether input is good. Whatever the bytes are, a promise must hold: what is
+//! read can be written and read again, two ways to ask whether a pattern matches agree, every line
+//! is answered once with a line of JSON.
+
+use std::collections::BTreeSet;
+
+use nkv::key::{escape, unescape};
+use nkv::keyspace::{Keyspace, Terms, Time};
+use nkv::watch::{Watch, Watcher};
+use nkv::wire::{Incoming, Limits, Payload, Request};
+use nkv::{Key, KeyRef, Pattern};
+use serde_json::value::RawValue;
+
+use crate::support::{Bench, unix_peer};
+
+/// How many clients the broker has.
+const CLIENTS: usize = 3;
+/// More turns than anything takes that has no new input.
+const TURNS_MAX: usize = 10_000;
+
+/// Each line is read as a request. One that is a request is written and read again.
+pub fn request(bytes: &[u8]) {
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Ok(request) = Request::parse(line) else {
+            continue;
+        };
+        let mut written = Vec::new();
+        request.write(&mut written);
+        let line = written.strip_suffix(b"\n").expect("a line has an end");
+        assert!(!line.contains(&b'\n'), "a request is one line");
+        assert_eq!(Request::parse(line).as_ref(), Ok(&request));
+    }
+}
+
+/// Each line is read as a line from the daemon.
+pub fn incoming(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    for line in text.split('\n') {
+        if let Ok(incoming) = Incoming::parse(line) {
+            assert_eq!(
+                Incoming::parse(line.trim_end()).ok(),
+                again(&incoming, line)
+            );
+        }
+    }
+}
+
+/// The first line is a pattern, the others are keys and texts.
+pub fn key(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let mut lines = text.split('\n');
+    let pattern = lines.next().unwrap_or_default();
+    let texts: Vec<&str> = lines.collect();
+    for text in &texts {
+        segments_return(text);
+    }
+    let Ok(pattern) = Pattern::new(pattern) else {
+        return;
+    };
+    let keys: BTreeSet<&str> = texts
+        .into_iter()
+        .filter(|text| Key::new(text).is_ok())
+        .collect();
+    for covering in [pattern.clone(), pattern.with_descendants()] {
+        agree(&covering, &keys);
+    }
+}
+
+/// Each line is an act: its first byte says whose and what, the rest is what is sent.
+pub fn session(bytes: &[u8]) {
+    let mut room = Room::new();
+    for act in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let (first, rest) = act.split_first().expect("a piece has a byte at least");
+        room.act(*first, rest);
+    }
+    room.close();
+}
+
+/// What is equal to the same line read without the white space behind it.
+fn again<'a>(incoming: &Incoming<'a>, line: &'a str) -> Option<Incoming<'a>> {
+    let mut incoming = incoming.clone();
+    if let Incoming::Reply {
+        result: Ok(answer), ..
+    } = &mut incoming
+    {
+        answer.line = line.trim_end();
+    }
+    Some(incoming)
+}
+
+/// Any text can be a segment, and comes back.
+fn segments_return(text: &str) {
+    let escaped = escape(text);
+    assert_eq!(unescape(&escaped), text);
+    if let Ok(key) = Key::from_segments([text, "x", text]) {
+        let segments: Vec<_> = key.segments().collect();
+        assert_eq!(segments, [text, "x", text]);
+        assert!(!key.borrowed().is_reserved());
+    } else {
+        assert!(text.is_empty() || escaped.len() * 2 + 3 > nkv::key::KEY_BYTES_MAX);
+    }
+    if let Ok(key) = Key::new(text) {
+        assert_eq!(key.as_str(), text);
+        assert_eq!(key.segments().count(), text.split('.').count());
+        let pattern = Pattern::new(text).expect("a key is a pattern");
+        assert!(!pattern.has_star() && pattern.matches(key.borrowed()));
+    }
+}
+
+/// The pattern by itself, the trie, the walk and the definition agree on each key.
+fn agree(pattern: &Pattern, keys: &BTreeSet<&str>) {
+    let mut watch = Watch::default();
+    let watcher = Watcher {
+        session: 1,
+        subscription: 2,
+    };
+    watch.add(pattern, watcher);
+    let mut keyspace = Keyspace::new(0);
+    let mut expected = Vec::new();
+    for text in keys {
+        let key = KeyRef::new(text).expect("only keys are left");
+        let is_match = pattern.matches(key);
+        assert_eq!(
+            is_match,
+            is_match_by_definition(pattern, text),
+            "{pattern:?} {text}"
+        );
+        let mut found = Vec::new();
+        watch.visit(key, |watcher| found.push(watcher));
+        assert_eq!(
+            found,
+            vec![watcher; usize::from(is_match)],
+            "{pattern:?} {text}"
+        );
+        keyspace.put(key, &Payload::Json("0".into()), Terms::default());
+        expected.extend(is_match.then_some(*text));
+    }
+    // A walk that goes on behind any key is what is left of the whole walk.
+    for after in [None].into_iter().chain(keys.iter().copied().map(Some)) {
+        let walk = keyspace.walk(pattern, after);
+        let found: Vec<&str> = walk
+            .filter(|(_, entry)| entry.is_some())
+            .map(|(key, _)| key.as_str())
+            .collect();
+        let left = expected
+            .iter()
+            .filter(|key| after.is_none_or(|after| after < **key));
+        assert!(found.iter().eq(left), "{pattern:?} behind {after:?}");
+    }
+    watch.remove(pattern, watcher);
+    for text in keys {
+        let key = KeyRef::new(text).expect("only keys are left");
+        watch.visit(key, |watcher| panic!("{watcher:?} is removed"));
+    }
+}
+
+fn is_match_by_definition(pattern: &Pattern, key: &str) -> bool {
+    fn go(required: &[&str], subtree: bool, key: &[&str]) -> bool {
+        match (required, key) {
+            ([], []) => true,
+            ([], _) => subtree,
+            ([first, required @ ..], [segment, key @ ..]) => {
+                (*first == "*" || first == segment) && go(required, subtree, key)
+            }
+            _ => false,
+        }
+    }
+    let text = pattern.as_str();
+    if key.starts_with('$') && text.starts_with('*') {
+        return false;
+    }
+    let mut required: Vec<&str> = text.split('.').collect();
+    if required.last() == Some(&"*") {
+        required.pop();
+    }
+    let key: Vec<&str> = key.split('.').collect();
+    go(&required, pattern.is_subtree(), &key)
+}
+
+/// A broker with tight limits and some clients.
+struct Room {
+    bench: Bench,
+    clients: [Option<Client>; CLIENTS],
+}
+
+struct Client {
+    number: usize,
+    /// Everything that it has sent and received.
+    sent: Vec<u8>,
+    received: Vec<u8>,
+    has_ended: bool,
+}
+
+impl Room {
+    fn new() -> Room {
+        let mut limits = Limits::default();
+        limits.message = 600;
+        limits.output = 500;
+        limits.page = 3;
+        limits.subscriptions = 3;
+        limits.keys = 12;
+        limits.bytes = 2000;
+        limits.tombstones = 2;
+        let mut room = Room {
+            bench: Bench::new(limits),
+            clients: [const { None }; CLIENTS],
+        };
+        for seat in 0..CLIENTS {
+            room.connect(seat);
+        }
+        room
+    }
+
+    fn connect(&mut self, seat: usize) {
+        let number = self
+            .bench
+            .connect(unix_peer())
+            .expect("there is room for a few");
+        self.clients[seat] = Some(Client {
+            number,
+            sent: Vec::new(),
+            received: Vec::new(),
+            has_ended: false,
+        });
+    }
+
+    fn act(&mut self, first: u8, bytes: &[u8]) {
+        let seat = usize::from(first & 3) % CLIENTS;
+        let Some(client) = &mut self.clients[seat] else {
+            return self.connect(seat);
+        };
+        let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        match (first >> 2) & 15 {
+            0..=7 => client.send(&mut self.bench, bytes),
+            8 => client.send(&mut self.bench, text),
+            9 => self.bench.set_appetite(client.number, text.len()),
+            10 => self.bench.set_appetite(client.number, usize::MAX),
+            11 => {
+                client.has_ended = true;
+                self.bench.end(client.number);
+            }
+            12 => {
+                self.bench.disconnect(client.number);
+                self.clients[seat] = None;
+            }
+            13 => self.bench.now = Time(self.bench.now.0 + bytes.len() as u64),
+            14 => self.turn(bytes.len().max(1)),
+            _ => self.turn(usize::MAX),
+        }
+        if first & 64 != 0 {
+            self.turn(usize::MAX);
+        }
+    }
+
+    fn turn(&mut self, piece: usize) {
+        self.bench.turn(piece);
+        for client in self.clients.iter_mut().flatten() {
+            let bytes = self.bench.take_received(client.number);
+            client.received.extend_from_slice(&bytes);
+        }
+    }
+
+    /// Everyone reads everything, and every line must have been answered once.
+    fn close(mut self) {
+        for client in self.clients.iter().flatten() {
+            self.bench.set_appetite(client.number, usize::MAX);
+        }
+        for turn in 0.. {
+            assert!(turn < TURNS_MAX, "there is always more to do");
+            if !self.bench.turn(usize::MAX) {
+                break;
+            }
+        }
+        self.turn(usize::MAX);
+        for client in self.clients.iter().flatten() {
+            client.check();
+        }
+    }
+}
+
+impl Client {
+    fn send(&mut self, bench: &mut Bench, bytes: &[u8]) {
+        if !self.has_ended {
+            self.sent.extend_from_slice(bytes);
+            bench.send(self.number, bytes);
+        }
+    }
+
+    fn check(&self) {
+        let mut pieces: Vec<&[u8]> = self.sent.split(|byte| *byte == b'\n').collect();
+        let unfinished = pieces.pop();
+        let asked = pieces
+            .into_iter()
+            .chain(unfinished.filter(|_| self.has_ended));
+        let asked = asked
+            .filter(|line| !line.strip_suffix(b"\r").unwrap_or(line).is_empty())
+            .count();
+        let mut answered = 0;
+        let received = std::str::from_utf8(&self.received).expect("lines are UTF-8");
+        for line in received.split_terminator('\n') {
+            let json: &RawValue = serde_json::from_str(line).expect("a line is JSON");
+            assert!(json.get().starts_with('{'), "{line}");
+            match Incoming::parse(line).expect("a line is one of the protocol's") {
+                Incoming::Reply { .. } => answered += 1,
+                Incoming::Event { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(answered, asked, "each line is answered once");
+        assert!(received.is_empty() || received.ends_with('\n'));
+    }
+}

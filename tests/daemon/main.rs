@@ -1,0 +1,49 @@
+//! The built daemon from outside: lines over sockets, signals, exit codes, memory, processor time.
+//!
+//! Nothing here uses the library, but for the module about the library itself: what a test knows of
+//! the daemon is what any program in any language can know. The modules are the promises:
+//!
+//! - [`transport`]: sockets of both kinds, framing, what the end of input means,
+//! - [`footprint`]: what slow, greedy and broken clients cost in memory,
+//! - [`crowd`]: many clients, too many clients, and none that does anything,
+//! - [`fairness`]: one client's large requests do not keep the others waiting,
+//! - [`program`]: options, exit codes, socket files, signals, what is logged,
+//! - [`token`]: who may come in over TCP,
+//! - [`lifetimes`]: entries that end without being deleted,
+//! - [`library`]: the same server on a thread of this process.
+//!
+//! Figures (memory, events, round trips) are printed; `-- --nocapture` shows them. Times are printed
+//! too and never asserted.
+//!
+//! A debug build is tens of times slower than the one that is shipped. Tests whose meaning is in their
+//! size run at full size in a release build, or where `NKV_TEST_FULL` is set, and else smaller: see
+//! [`scaled`].
+
+#![cfg(feature = "daemon")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these are tests"
+)]
+
+#[path = "../support/daemon.rs"]
+mod support;
+
+mod crowd;
+mod fairness;
+mod footprint;
+mod library;
+mod lifetimes;
+mod program;
+mod token;
+mod transport;
+
+/// The full size where there is time for it, else the small one.
+fn scaled(full: usize, small: usize) -> usize {
+    if cfg!(debug_assertions) && std::env::var_os("NKV_TEST_FULL").is_none() {
+        small
+    } else {
+        full
+    }
+}

@@ -1,0 +1,381 @@
+//! The keyspace as a person would keep it on paper: a map of entries, and for each key everything
+//! that ever happened to it. No index, no trie, no slots; every question is a scan.
+
+use std::collections::{BTreeMap, HashSet};
+use std::rc::Rc;
+
+use nkv::wire::{ErrorCode, Lifetime, Limits, Payload};
+
+pub(crate) type Value = Rc<Payload<'static>>;
+
+/// A request with nothing left to look up.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    Put(Put),
+    Get(String),
+    List(List),
+    Delete(String, Option<u64>),
+    DeleteAll(String),
+    Batch(Vec<Item>),
+    Subscribe(Subscribe),
+    Unsubscribe(&'static str),
+    Hello,
+    Stats,
+    Ping,
+    /// No request at all, and what it is refused with.
+    Malformed(ErrorCode),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Item {
+    Put(Put),
+    Delete(String, Option<u64>),
+    DeleteAll(String),
+    Check(String, u64),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Put {
+    pub(crate) key: String,
+    pub(crate) value: Value,
+    pub(crate) if_rev: Option<u64>,
+    pub(crate) if_changed: bool,
+    pub(crate) lifetime: Option<Lifetime>,
+    pub(crate) ttl: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct List {
+    pub(crate) pattern: String,
+    pub(crate) limit: Option<u64>,
+    pub(crate) after: Option<String>,
+    pub(crate) keys_only: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Subscribe {
+    pub(crate) name: &'static str,
+    pub(crate) cover: Cover,
+    pub(crate) initial: bool,
+    pub(crate) cuts: bool,
+    /// The revision, and whether the epoch is the right one.
+    pub(crate) since: Option<(u64, bool)>,
+}
+
+/// Which keys a subscription covers.
+#[derive(Clone, Debug)]
+pub(crate) struct Cover {
+    pub(crate) pattern: String,
+    pub(crate) exact: bool,
+}
+
+/// A refusal as it is to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) code: ErrorCode,
+    pub(crate) rev: Option<u64>,
+    pub(crate) at: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) value: Value,
+    pub(crate) rev: u64,
+    pub(crate) lifetime: Lifetime,
+    /// The connection that it ends with.
+    pub(crate) owner: Option<u64>,
+    pub(crate) deadline: Option<u64>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Model {
+    pub(crate) entries: BTreeMap<String, Entry>,
+    /// What every key became, and when; nothing where it was deleted.
+    history: BTreeMap<String, Vec<(u64, Option<Value>)>>,
+    pub(crate) rev: u64,
+    /// Revisions that more of the same batch follows.
+    inside: HashSet<u64>,
+    /// Deleted keys that the broker is to remember.
+    tombstones: BTreeMap<u64, String>,
+    pub(crate) floor: u64,
+    pub(crate) limits: Limits,
+    /// Connections that have ended and may own entries.
+    pub(crate) departed: HashSet<u64>,
+    pub(crate) now: u64,
+}
+
+/// Keys and revisions and values of a part of the keyspace.
+pub(crate) type Picture = BTreeMap<String, (u64, Value)>;
+
+impl Cover {
+    pub(crate) fn covers(&self, key: &str) -> bool {
+        matches(&self.pattern, self.exact, key)
+    }
+}
+
+/// Whether a pattern matches a key, or covers it where it is not exact.
+pub(crate) fn matches(pattern: &str, exact: bool, key: &str) -> bool {
+    fn go(pattern: &[&str], exact: bool, key: &[&str]) -> bool {
+        match (pattern, key) {
+            (["*"], _) | ([], []) => true,
+            ([], _) => !exact,
+            ([first, pattern @ ..], [segment, key @ ..]) => {
+                (*first == "*" || first == segment) && go(pattern, exact, key)
+            }
+            _ => false,
+        }
+    }
+    let pattern: Vec<&str> = pattern.split('.').collect();
+    let key: Vec<&str> = key.split('.').collect();
+    go(&pattern, exact, &key)
+}
+
+fn refused(code: ErrorCode) -> Refused {
+    Refused {
+        code,
+        rev: None,
+        at: None,
+    }
+}
+
+impl Model {
+    pub(crate) fn new(limits: Limits) -> Model {
+        Model {
+            entries: BTreeMap::new(),
+            history: BTreeMap::new(),
+            rev: 0,
+            inside: HashSet::new(),
+            tombstones: BTreeMap::new(),
+            floor: 0,
+            limits,
+            departed: HashSet::new(),
+            now: 0,
+        }
+    }
+
+    pub(crate) fn keys_matching(&self, pattern: &str) -> Vec<String> {
+        let keys = self.entries.keys();
+        keys.filter(|key| matches(pattern, true, key))
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        let sizes = self.entries.iter();
+        sizes
+            .map(|(key, entry)| (key.len() + entry.value.len()) as u64)
+            .sum()
+    }
+
+    pub(crate) fn tombstones(&self) -> u64 {
+        self.tombstones.len() as u64
+    }
+
+    pub(crate) fn rev_of(&self, key: &str) -> u64 {
+        self.entries.get(key).map_or(0, |entry| entry.rev)
+    }
+
+    /// The revision, and whether the value was there before.
+    pub(crate) fn put(&mut self, put: &Put, owner: u64) -> Result<(u64, bool), Refused> {
+        let before = self.size();
+        let lifetime = terms(put)?;
+        self.judge(&put.key, put.if_rev)?;
+        if self.is_unchanged(put, lifetime) {
+            self.renew(put, lifetime, owner);
+            return Ok((self.rev_of(&put.key), true));
+        }
+        let old = self.entries.get(&put.key);
+        let old = old.map_or((0, 0), |entry| (1, put.key.len() + entry.value.len()));
+        let new = put.key.len() + put.value.len();
+        let after = (before.0 + 1 - old.0, before.1 + new as u64 - old.1 as u64);
+        self.check_quota(before, after)?;
+        self.set(put, lifetime, owner);
+        Ok((self.rev, false))
+    }
+
+    /// All or nothing: carried out on a copy that replaces the model if nothing is refused.
+    pub(crate) fn batch(&mut self, items: &[Item], owner: u64) -> Result<u64, Refused> {
+        let mut copy = self.clone();
+        for (at, item) in items.iter().enumerate() {
+            let done = match item {
+                Item::Check(key, if_rev) => self.judge(key, Some(*if_rev)),
+                Item::Put(put) => terms(put).and_then(|lifetime| {
+                    self.judge(&put.key, put.if_rev)?;
+                    if copy.is_unchanged(put, lifetime) {
+                        copy.renew(put, lifetime, owner);
+                    } else {
+                        copy.set(put, lifetime, owner);
+                    }
+                    Ok(())
+                }),
+                Item::Delete(key, if_rev) => self.judge(key, *if_rev).map(|()| {
+                    copy.delete(key);
+                }),
+                Item::DeleteAll(pattern) => {
+                    for key in copy.keys_matching(pattern) {
+                        copy.delete(&key);
+                    }
+                    Ok(())
+                }
+            };
+            done.map_err(|refused| Refused {
+                at: Some(at as u64),
+                ..refused
+            })?;
+        }
+        self.check_quota(self.size(), copy.size())?;
+        copy.inside.extend(self.rev + 1..copy.rev);
+        *self = copy;
+        Ok(self.rev)
+    }
+
+    pub(crate) fn delete_if(&mut self, key: &str, if_rev: Option<u64>) -> Result<bool, Refused> {
+        self.judge(key, if_rev)?;
+        Ok(self.delete(key))
+    }
+
+    /// Whether there was such a key.
+    pub(crate) fn delete(&mut self, key: &str) -> bool {
+        if self.entries.remove(key).is_none() {
+            return false;
+        }
+        self.rev += 1;
+        self.note(key, None);
+        self.tombstones.insert(self.rev, key.to_owned());
+        true
+    }
+
+    /// Keys that are to end: their connection is gone, or their time has come.
+    pub(crate) fn endings(&self) -> HashSet<&str> {
+        let entries = self.entries.iter();
+        let ending = entries.filter(|(_, entry)| {
+            entry
+                .owner
+                .is_some_and(|owner| self.departed.contains(&owner))
+                || entry.deadline.is_some_and(|deadline| deadline <= self.now)
+        });
+        ending.map(|(key, _)| key.as_str()).collect()
+    }
+
+    /// The broker may forget the oldest deletions over the bound.
+    pub(crate) fn end_turn(&mut self) {
+        while self.tombstones.len() as u64 > self.limits.tombstones {
+            if let Some((rev, _)) = self.tombstones.pop_first() {
+                self.floor = rev;
+            }
+        }
+    }
+
+    /// What became of the key at this revision; nothing where it did not change then.
+    pub(crate) fn change(&self, key: &str, rev: u64) -> Option<Option<&Value>> {
+        let history = self.history.get(key)?;
+        let at = history.binary_search_by_key(&rev, |(rev, _)| *rev).ok()?;
+        Some(history[at].1.as_ref())
+    }
+
+    /// The key's change after that of this revision.
+    pub(crate) fn next_change(&self, key: &str, rev: u64) -> Option<u64> {
+        let history = self.history.get(key)?;
+        let mut revs = history.iter().map(|(rev, _)| *rev);
+        revs.find(|later| *later > rev)
+    }
+
+    pub(crate) fn last_change(&self, key: &str) -> u64 {
+        let history = self.history.get(key);
+        history
+            .and_then(|history| history.last())
+            .map_or(0, |(rev, _)| *rev)
+    }
+
+    /// Whether a batch ends at this revision (a single change is a batch of one).
+    pub(crate) fn is_boundary(&self, rev: u64) -> bool {
+        rev <= self.rev && !self.inside.contains(&rev)
+    }
+
+    /// The covered keys as they were at a revision.
+    pub(crate) fn picture(&self, cover: &Cover, rev: u64) -> Picture {
+        let mut picture = Picture::new();
+        for (key, history) in self.history.iter().filter(|(key, _)| cover.covers(key)) {
+            let then = history.iter().rev().find(|(change, _)| *change <= rev);
+            if let Some((rev, Some(value))) = then {
+                picture.insert(key.clone(), (*rev, value.clone()));
+            }
+        }
+        picture
+    }
+
+    fn judge(&self, key: &str, if_rev: Option<u64>) -> Result<(), Refused> {
+        let rev = self.rev_of(key);
+        match if_rev {
+            Some(expected) if expected != rev => Err(Refused {
+                rev: Some(rev),
+                ..refused(ErrorCode::Conflict)
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_unchanged(&self, put: &Put, lifetime: Lifetime) -> bool {
+        let entry = self.entries.get(&put.key);
+        put.if_changed
+            && entry.is_some_and(|entry| entry.value == put.value && entry.lifetime == lifetime)
+    }
+
+    fn set(&mut self, put: &Put, lifetime: Lifetime, owner: u64) {
+        self.rev += 1;
+        self.tombstones.retain(|_, key| *key != put.key);
+        let entry = Entry {
+            value: put.value.clone(),
+            rev: self.rev,
+            lifetime,
+            owner: (lifetime == Lifetime::Session).then_some(owner),
+            deadline: put.ttl.map(|ttl| self.now + ttl),
+        };
+        self.entries.insert(put.key.clone(), entry);
+        self.note(&put.key, Some(put.value.clone()));
+    }
+
+    fn renew(&mut self, put: &Put, lifetime: Lifetime, owner: u64) {
+        let now = self.now;
+        if let Some(entry) = self.entries.get_mut(&put.key) {
+            entry.owner = (lifetime == Lifetime::Session).then_some(owner);
+            entry.deadline = put.ttl.map(|ttl| now + ttl).or(entry.deadline);
+        }
+    }
+
+    fn note(&mut self, key: &str, value: Option<Value>) {
+        let history = self.history.entry(key.to_owned()).or_default();
+        history.push((self.rev, value));
+    }
+
+    /// Keys and bytes.
+    fn size(&self) -> (u64, u64) {
+        (self.entries.len() as u64, self.bytes())
+    }
+
+    fn check_quota(&self, before: (u64, u64), after: (u64, u64)) -> Result<(), Refused> {
+        let keys = after.0 > before.0 && after.0 > self.limits.keys;
+        let bytes = after.1 > before.1 && after.1 > self.limits.bytes;
+        if keys || bytes {
+            Err(refused(ErrorCode::Limit))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The lifetime that a put asks for.
+fn terms(put: &Put) -> Result<Lifetime, Refused> {
+    match (put.lifetime, put.ttl) {
+        (Some(Lifetime::Durable), Some(_)) => Err(refused(ErrorCode::BadRequest)),
+        (Some(lifetime), _) => Ok(lifetime),
+        (None, Some(_)) => Ok(Lifetime::Boot),
+        (None, None) => Ok(Lifetime::Durable),
+    }
+}
+
+impl From<ErrorCode> for Refused {
+    fn from(code: ErrorCode) -> Refused {
+        refused(code)
+    }
+}

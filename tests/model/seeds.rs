@@ -1,0 +1,48 @@
+//! The fuzz targets, played with their seeds: each seed is a finding, or where a search begins.
+
+use std::path::Path;
+
+#[allow(unreachable_pub, reason = "the fuzz targets are another crate")]
+#[path = "../../fuzz/src/targets.rs"]
+mod targets;
+
+#[expect(
+    clippy::print_stdout,
+    reason = "a test that fails shows what it printed: the last seed is the one"
+)]
+fn play(name: &str, target: fn(&[u8])) {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(name);
+    let mut played = 0;
+    for seed in std::fs::read_dir(&seeds).expect("every target has seeds") {
+        let seed = seed.expect("the directory is readable").path();
+        let bytes = std::fs::read(&seed).expect("a seed is readable");
+        println!("{}", seed.display());
+        target(&bytes);
+        // A search would cut it anywhere.
+        (0..bytes.len()).for_each(|end| target(&bytes[..end]));
+        played += 1;
+    }
+    assert!(played > 0, "{} has no seeds", seeds.display());
+}
+
+#[test]
+fn requests() {
+    play("request", targets::request);
+}
+
+#[test]
+fn lines_from_the_daemon() {
+    play("incoming", targets::incoming);
+}
+
+#[test]
+fn keys_and_patterns() {
+    play("key", targets::key);
+}
+
+#[test]
+fn sessions() {
+    play("session", targets::session);
+}
