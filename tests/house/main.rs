@@ -71,10 +71,13 @@ const IMPURE: [&str; 21] = [
 ];
 
 /// What the library without features is made of: serde and its kind.
-const CLIENT_PACKAGES: [&str; 15] = [
+const CLIENT_PACKAGES: [&str; 18] = [
     "nkv",
     "base64",
     "memchr",
+    "rustix",
+    "bitflags",
+    "linux-raw-sys",
     "serde",
     "serde_core",
     "serde_derive",
