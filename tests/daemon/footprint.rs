@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::scaled;
-use crate::support::{Client, Daemon, Process};
+use crate::support::{Client, Daemon, Process, until};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -42,8 +42,8 @@ impl Mark {
     }
 }
 
-/// Puts 1 KiB under a hundred keys in turn, and waits until all are answered.
-fn put_many(client: &mut Client, numbers: std::ops::Range<usize>) {
+/// Puts 1 KiB under so many keys in turn, and waits until all puts are answered.
+fn put_many(client: &mut Client, numbers: std::ops::Range<usize>, keys: usize) {
     let padding = "x".repeat(1000);
     let mut writer = client.writer();
     let count = numbers.len();
@@ -51,7 +51,7 @@ fn put_many(client: &mut Client, numbers: std::ops::Range<usize>) {
         scope.spawn(move || {
             let mut lines = Vec::new();
             for number in numbers {
-                let key = number % 100;
+                let key = number % keys;
                 writeln!(
                     lines,
                     r#"{{"op":"put","key":"load.{key}","value":"{number} {padding}"}}"#
@@ -92,12 +92,12 @@ fn a_subscriber_that_never_reads_costs_nothing() {
     subscriber.subscribe("other");
     let mut flooder = daemon.connect();
 
-    put_many(&mut flooder, 0..puts / 10);
+    put_many(&mut flooder, 0..puts / 10, 100);
     let warm = Mark::new(&daemon);
-    put_many(&mut flooder, puts / 10..puts / 2);
+    put_many(&mut flooder, puts / 10..puts / 2, 100);
     std::thread::scope(|scope| {
         let (flooder, publisher) = (&mut flooder, &mut publisher);
-        scope.spawn(move || put_many(flooder, puts / 2..puts));
+        scope.spawn(move || put_many(flooder, puts / 2..puts, 100));
         for value in 0..5 {
             assert_is_heard(publisher, &mut subscriber, value);
         }
@@ -127,6 +127,24 @@ fn a_subscriber_that_never_reads_costs_nothing() {
     publisher.do_it(r#"{"op":"put","key":"load.last","value":1}"#);
     assert_eq!(slow.event()["key"], "load.last");
     println!("coalesced: {}", publisher.counter("coalesced"));
+}
+
+/// Being behind costs a position, however many keys it is behind, and however long ago it began.
+#[test]
+fn a_subscriber_may_be_behind_a_large_keyspace() {
+    const KEYS: usize = 10_000;
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.connect();
+    put_many(&mut client, 0..2 * KEYS, KEYS);
+    // Both ways of telling the keyspace: its entries, and what has changed.
+    let (mut walking, mut following) = (daemon.connect(), daemon.connect());
+    let warm = Mark::new(&daemon);
+    walking.send(r#"{"op":"subscribe","id":"s","key":"*"}"#);
+    following.do_it(r#"{"op":"subscribe","id":"s","key":"*","initial":false}"#);
+    put_many(&mut client, 2 * KEYS..4 * KEYS, KEYS);
+    warm.assert_no_growth(&format!("two subscribers behind {KEYS} keys of 1 KiB"));
+    drop((walking, following));
+    until("they are gone", || client.counter("clients") == 1);
 }
 
 /// Requests of 1 KiB and answers of 1 KiB, so that either direction has a hundred megabytes to hold.

@@ -65,7 +65,9 @@ fn the_token_is_read_again_if_it_is_good() {
     std::fs::write(&file, " \n").unwrap();
     daemon.signal("HUP");
     daemon.wait_for_log("the old token stays");
-    daemon.connect_tcp().do_it(&hello("first"));
+    let mut client = daemon.connect_tcp();
+    assert_eq!(client.fail(PUT), "unauthenticated");
+    client.do_it(&hello("first"));
 
     std::fs::write(&file, "second\n").unwrap();
     daemon.signal("HUP");
