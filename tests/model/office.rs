@@ -489,28 +489,7 @@ impl World {
                     Request::Get(key),
                 )
             }
-            Ask::List {
-                pattern,
-                limit,
-                after,
-                keys_only,
-            } => {
-                let asked = List {
-                    pattern: PATTERNS[*pattern].to_owned(),
-                    limit: *limit,
-                    after: after.map(|key| self.key(key)),
-                    keys_only: *keys_only,
-                };
-                let mut fields = format!("\"op\":\"get\",\"key\":\"{}\"", asked.pattern);
-                append(&mut fields, "limit", asked.limit);
-                append(&mut fields, "keys_only", keys_only.then_some(true));
-                append(
-                    &mut fields,
-                    "after",
-                    asked.after.as_ref().map(|key| format!("\"{key}\"")),
-                );
-                (fields, Request::List(asked))
-            }
+            Ask::List { .. } => self.page(ask),
             Ask::Delete(key, condition) => {
                 let (fields, key, if_rev) = self.delete(*key, *condition);
                 (fields, Request::Delete(key, if_rev))
@@ -555,6 +534,30 @@ impl World {
                 )
             }
         }
+    }
+
+    fn page(&self, ask: &Ask) -> (String, Request) {
+        let Ask::List {
+            pattern,
+            limit,
+            after,
+            keys_only,
+        } = *ask
+        else {
+            unreachable!("it is asked for a list")
+        };
+        let asked = List {
+            pattern: PATTERNS[pattern].to_owned(),
+            limit,
+            after: after.map(|key| self.key(key)),
+            keys_only,
+        };
+        let mut fields = format!("\"op\":\"get\",\"key\":\"{}\"", asked.pattern);
+        append(&mut fields, "limit", asked.limit);
+        append(&mut fields, "keys_only", keys_only.then_some(true));
+        let after = asked.after.as_ref().map(|key| format!("\"{key}\""));
+        append(&mut fields, "after", after);
+        (fields, Request::List(asked))
     }
 
     fn subscription(&self, seat: usize, ask: &Ask) -> (String, Request) {
