@@ -1,24 +1,32 @@
 //! The documents say what the daemon does; this runs what they say.
 //!
-//! Two kinds of passage are run, told apart by the first words of their fence:
+//! These passages are run:
 //!
 //! - ```` ```nkv ````: lines in and out of a connection, with stage directions ([`transcript`]). Each
 //!   block has an empty keyspace of its own. It is played to a broker in memory, in whole lines and one
 //!   byte at a time, and to a server over a socket.
+//! - ```` ```console ````: commands after `$`, and what they print ([`console`]).
 //! - the tables of `docs/keyspace.md` ([`table`]): who hears of which change, what matches, what is
 //!   escaped.
+//! - ```` ```rust ```` in `docs/rust.md` ([`rust`]): each example stands in a test too.
+//!
+//! Beside them, links have to lead somewhere, and the code map of `docs/architecture.md` has to be
+//! complete ([`map`]).
 //!
 //! `…` in what is expected stands for any text within a line, and `EPOCH` for the daemon's epoch.
 //! A passage that fails is named by its file and line.
 
-#![cfg(feature = "daemon")]
+#![cfg(all(feature = "daemon", feature = "cli"))]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test that can't go on fails"
 )]
 
+mod console;
+mod map;
 mod memory;
+mod rust;
 mod socket;
 #[path = "../support/mod.rs"]
 #[allow(unreachable_pub, reason = "it is shared with other tests")]
@@ -122,6 +130,12 @@ fn transcripts_hold_over_sockets() {
 }
 
 #[test]
+fn console_passages_print_what_they_say() {
+    let path = "README.md";
+    console::play(path, &blocks_of(path, "console"));
+}
+
+#[test]
 fn tables_hold() {
     let path = "docs/keyspace.md";
     let text = document(path);
@@ -132,7 +146,7 @@ fn tables_hold() {
 
 #[test]
 fn links_lead_somewhere() {
-    let mut paths = vec![root().join("CHANGELOG.md")];
+    let mut paths = vec![root().join("README.md"), root().join("CHANGELOG.md")];
     let docs = std::fs::read_dir(root().join("docs")).unwrap();
     paths.extend(docs.map(|entry| entry.unwrap().path()));
     for path in paths {
@@ -165,6 +179,18 @@ fn anchor_of(heading: &str) -> String {
         .chars()
         .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn the_code_map_is_complete() {
+    let path = "docs/architecture.md";
+    map::check(path, &document(path));
+}
+
+#[test]
+fn the_readme_knows_the_oldest_compiler() {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    assert!(document("README.md").contains(&format!("Rust {version} or newer")));
 }
 
 #[test]

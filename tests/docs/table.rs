@@ -110,7 +110,7 @@ fn by_broker<'k>(pattern: &str, exact: bool, keys: &[&'k str]) -> BTreeSet<&'k s
 }
 
 /// The heading and the rows of the table whose first heading is this.
-fn table(path: &str, text: &str, first: &str) -> (Vec<String>, Vec<Vec<String>>) {
+pub(crate) fn table(path: &str, text: &str, first: &str) -> (Vec<String>, Vec<Vec<String>>) {
     let mut rows = text
         .lines()
         .skip_while(|line| !line.starts_with(&format!("| {first} |")))

@@ -1,0 +1,111 @@
+//! Commands and what they print.
+//!
+//! A line after `$ ` is given to a shell, with the lines after `> ` that continue it; the lines up to the
+//! next command are what it prints, standard output and error together, `…` standing for any text within
+//! a line. A block with `needs=PROGRAM` in its fence is left out where there is no such program, which is
+//! said. The commands of one document share
+//! a directory, and find on their path the two programs and at `/run/nkv.sock` (written as that, or where
+//! `nkv-client` looks by itself) a daemon that the test has started.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{Block, matches};
+
+const WRITTEN: &str = "/run/nkv.sock";
+
+pub(crate) fn play(path: &str, blocks: &[Block]) {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("nkv.sock");
+    let _daemon = Daemon::start(&socket);
+    for block in blocks {
+        let needed = block
+            .info
+            .split(' ')
+            .find_map(|word| word.strip_prefix("needs="));
+        if let Some(program) = needed.filter(|program| !is_there(program)) {
+            println!("{path}: a passage is left out, there is no {program}");
+            continue;
+        }
+        let mut lines = block.lines.iter().peekable();
+        while let Some((number, line)) = lines.next() {
+            let command = line.strip_prefix("$ ");
+            let command = command.unwrap_or_else(|| panic!("{path}:{number}: no command: {line}"));
+            let mut command = command.to_owned();
+            while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with("> ")) {
+                command.push('\n');
+                command.push_str(&line[2..]);
+            }
+            let mut expected = Vec::new();
+            while let Some((_, line)) = lines.next_if(|(_, line)| !line.starts_with("$ ")) {
+                expected.push(line.as_str());
+            }
+            let printed = run(&command, directory.path(), &socket);
+            let printed: Vec<&str> = printed.lines().collect();
+            let holds = printed.len() == expected.len()
+                && printed
+                    .iter()
+                    .zip(&expected)
+                    .all(|(line, expected)| matches(expected, line));
+            assert!(
+                holds,
+                "{path}:{number}: {command}\nexpected:\n{}\nprinted:\n{}",
+                expected.join("\n"),
+                printed.join("\n")
+            );
+        }
+    }
+}
+
+fn run(command: &str, directory: &Path, socket: &Path) -> String {
+    let socket = socket
+        .to_str()
+        .expect("a temporary directory's name is text");
+    let programs = Path::new(env!("CARGO_BIN_EXE_nkv-client"))
+        .parent()
+        .unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let command = format!("exec 2>&1\n{}", command.replace(WRITTEN, socket));
+    let output = Command::new("timeout")
+        .args(["30", "sh", "-c", &command])
+        .current_dir(directory)
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .env("NKV_ADDRESS", socket)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn is_there(program: &str) -> bool {
+    let command = format!("command -v {program}");
+    let found = Command::new("sh")
+        .args(["-c", &command])
+        .stdout(Stdio::null())
+        .status();
+    found.unwrap().success()
+}
+
+/// A daemon that ends with the test, whatever becomes of it.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(socket: &Path) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nkv-server"));
+        let daemon = Daemon(command.arg(socket).stderr(Stdio::null()).spawn().unwrap());
+        let patience = Instant::now() + Duration::from_secs(10);
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            assert!(Instant::now() < patience, "the daemon does not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}

@@ -1,0 +1,281 @@
+//! The examples of `docs/rust.md`, in programs that are run.
+//!
+//! A Rust example of the document must stand here line for line, however far it is indented
+//! ([`examples_stand_here`]). So the document shows what matters and nothing around it.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use nkv::client::{Error, ErrorCode, Event, Lifetime, Position, Put, Value};
+use nkv::server::{Options, Running, Server};
+use nkv::{Address, Client, Key};
+
+type Run<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+#[test]
+fn examples_stand_here() {
+    let without_indent = |text: &str| {
+        let lines = text.lines().map(|line| format!("{}\n", line.trim()));
+        lines.collect::<String>()
+    };
+    let here = without_indent(include_str!("rust.rs"));
+    for block in crate::blocks_of("docs/rust.md", "rust") {
+        let lines: Vec<&str> = block.lines.iter().map(|(_, line)| line.as_str()).collect();
+        let is_here = here.contains(&without_indent(&lines.join("\n")));
+        let number = block.lines[0].0;
+        assert!(is_here, "docs/rust.md:{number}: this example is not run");
+    }
+}
+
+fn daemon() -> Run<(Running, Client)> {
+    let server = Server::bind(Options::default())?.spawn()?;
+    let client = Client::from_stream(server.handle().connect()?)?;
+    Ok((server, client))
+}
+
+#[test]
+fn connecting() -> Run {
+    let directory = tempfile::tempdir()?;
+    let address = Address::Unix(directory.path().join("nkv.sock"));
+    let mut options = Options::default();
+    options.addresses.push(address.clone());
+    let server = Server::bind(options)?.spawn()?;
+    let client = Client::builder()
+        .name("thermostat")
+        .connect_timeout(Duration::from_secs(2))
+        .connect(&address)?;
+    assert!(client.server().starts_with("nkv/"));
+    assert_eq!(client.clients()?[0]["name"], "thermostat");
+    Ok(server.stop()?)
+}
+
+#[test]
+fn putting_and_getting() -> Run {
+    let (server, client) = daemon()?;
+    client.put("net.eth0.mtu", &1500)?;
+    let mtu = client.get::<u32>("net.eth0.mtu")?.expect("it was just put");
+    assert_eq!((mtu.value, mtu.rev), (1500, 1));
+    assert!(client.get::<u32>("net.eth1.mtu")?.is_none());
+
+    let key = Key::from_segments(["hosts", "edge-7.example.org", "up"])?;
+    client.put(&key, &true)?;
+    assert_eq!(key.as_str(), "hosts.edge-7%2Eexample%2Eorg.up");
+    assert_eq!(key.segments().nth(1).as_deref(), Some("edge-7.example.org"));
+
+    for entry in client.list("net.*")? {
+        let entry = entry?;
+        println!("{} = {:?}", entry.key, entry.value.as_json_text());
+    }
+    Ok(server.stop()?)
+}
+
+#[test]
+fn subscribing() -> Run {
+    let (server, client) = daemon()?;
+    client.put("net.eth0.mtu", &1500)?;
+    for event in client.subscribe("net")? {
+        match event? {
+            Event::Put { key, value, .. } => println!("{key} = {:?}", value.as_json_text()),
+            Event::Delete { key, .. } => println!("{key} is gone"),
+            Event::Reset { .. } => println!("forget all that was told"),
+            Event::Sync { .. } => break, // a program that follows goes on
+        }
+    }
+    Ok(server.stop()?)
+}
+
+#[test]
+fn keeping_a_copy() -> Run {
+    let (server, client) = daemon()?;
+    client.put("config.port", &80)?;
+    client.put("config.host", "::1")?;
+    let ender = std::cell::Cell::new(Some(client.clone()));
+    let applied = std::cell::RefCell::new(Vec::new());
+    let apply = |copy: &BTreeMap<Key, Value>| {
+        applied.borrow_mut().push(copy.len());
+        match ender.take() {
+            Some(client) => drop(client.batch().delete("config.*").commit().unwrap()),
+            None => client.close(),
+        }
+    };
+    let keep = || -> Run {
+        let mut copy = BTreeMap::new();
+        for event in client.subscribe_with("config").cuts().start()? {
+            match event? {
+                Event::Put { key, value, .. } => drop(copy.insert(key, value)),
+                Event::Delete { key, .. } => drop(copy.remove(&key)),
+                Event::Reset { .. } => copy.clear(),
+                Event::Sync { .. } => apply(&copy),
+            }
+        }
+        Ok(())
+    };
+    let end = keep().unwrap_err();
+    assert!(matches!(end.downcast_ref(), Some(Error::Closed)), "{end}");
+    assert_eq!(*applied.borrow(), [2, 0]);
+    Ok(server.stop()?)
+}
+
+fn follow(address: &Address, mut handle: impl FnMut(Event)) -> Result<(), Error> {
+    let mut position = None;
+    loop {
+        match follow_once(address, &mut position, &mut handle) {
+            Err(error) if error.is_disconnect() => thread::sleep(Duration::from_secs(1)),
+            ended => return ended,
+        }
+    }
+}
+
+fn follow_once(
+    address: &Address,
+    position: &mut Option<Position>,
+    handle: &mut impl FnMut(Event),
+) -> Result<(), Error> {
+    let client = Client::builder().connect(address)?;
+    let mut subscribe = client.subscribe_with("net");
+    if let Some(position) = position.clone() {
+        subscribe = subscribe.since(position);
+    }
+    let mut subscription = subscribe.start()?;
+    while let Some(event) = subscription.next() {
+        handle(event?);
+        *position = subscription.position().cloned();
+    }
+    Ok(())
+}
+
+#[test]
+fn when_the_connection_is_lost() -> Run {
+    let directory = tempfile::tempdir()?;
+    let address = Address::Unix(directory.path().join("nkv.sock"));
+    let mut options = Options::default();
+    options.addresses.push(address.clone());
+    let server = Server::bind(options.clone())?.spawn()?;
+    Client::from_stream(server.handle().connect()?)?.put("net.a", &1)?;
+    let (sender, told) = std::sync::mpsc::channel();
+    // It goes on for ever, so it ends with the process.
+    thread::spawn(move || follow(&address, |event| drop(sender.send(event))));
+    let patience = Duration::from_secs(10);
+    assert!(matches!(told.recv_timeout(patience)?, Event::Put { .. }));
+    assert!(matches!(
+        told.recv_timeout(patience)?,
+        Event::Sync { rev: 1 }
+    ));
+    server.stop()?;
+    let server = Server::bind(options)?.spawn()?;
+    assert!(matches!(
+        told.recv_timeout(patience)?,
+        Event::Reset { rev: 0 }
+    ));
+    assert!(matches!(
+        told.recv_timeout(patience)?,
+        Event::Sync { rev: 0 }
+    ));
+    Ok(server.stop()?)
+}
+
+fn increment(client: &Client, key: &str) -> Result<u64, Error> {
+    loop {
+        let entry = client.get::<u64>(key)?;
+        let (count, rev) = entry.map_or((0, 0), |entry| (entry.value, entry.rev));
+        let put = Put::new(key, Value::of(&(count + 1))?)?.if_rev(rev);
+        match client.put_with(put) {
+            Ok(_) => return Ok(count + 1),
+            Err(error) if error.code() == Some(ErrorCode::Conflict) => continue,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[test]
+fn writing_on_conditions() -> Run {
+    let (server, client) = daemon()?;
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let client = Client::from_stream(server.handle().connect().unwrap()).unwrap();
+            scope.spawn(move || {
+                for _ in 0..25 {
+                    increment(&client, "n").unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(client.get::<u64>("n")?.map(|entry| entry.value), Some(100));
+    client
+        .batch()
+        .check("config.locked", 0)
+        .delete("config.dns.*")
+        .put("config.dns.1", "9.9.9.9")
+        .commit()?;
+    Ok(server.stop()?)
+}
+
+#[test]
+fn many_requests_at_once() -> Run {
+    let (server, client) = daemon()?;
+    let pipeline = client.pipeline();
+    let puts: Vec<_> = (0..1000)
+        .map(|sensor| pipeline.put(format!("sensor.{sensor}"), &20.5))
+        .collect::<Result<_, _>>()?;
+    for put in puts {
+        put.wait()?;
+    }
+    assert_eq!(client.stats()?.counter("keys"), Some(1000));
+    Ok(server.stop()?)
+}
+
+#[test]
+fn being_present() -> Run {
+    let (server, other) = daemon()?;
+    {
+        let client = Client::from_stream(server.handle().connect()?)?;
+        let here = Put::new("present.thermostat", Value::of(&true)?)?;
+        client.put_with(here.lifetime(Lifetime::Session))?;
+        let here = Put::new("present.thermostat", Value::of(&true)?)?
+            .lifetime(Lifetime::Session)
+            .ttl(Duration::from_secs(30))
+            .if_changed();
+        client.put_with(here)?;
+        assert!(other.get::<bool>("present.thermostat")?.is_some());
+    }
+    let gone = other.subscribe("present")?.find_map(|event| match event {
+        Ok(Event::Delete { key, .. }) => Some(key),
+        Ok(Event::Sync { .. }) if other.get_value("present.thermostat").unwrap().is_none() => {
+            Some(Key::new("present.thermostat").unwrap())
+        }
+        _ => None,
+    });
+    assert_eq!(gone.as_ref().map(Key::as_str), Some("present.thermostat"));
+    Ok(server.stop()?)
+}
+
+#[test]
+fn threads() -> Run {
+    let (server, client) = daemon()?;
+    let subscription = client.subscribe("net")?;
+    let ender = subscription.ender();
+    let follower = thread::spawn(move || subscription.map_while(Result::ok).count());
+    ender.end();
+    follower.join().expect("the thread does not panic");
+    Ok(server.stop()?)
+}
+
+#[test]
+fn a_daemon_inside_a_program() -> Run {
+    let server = Server::bind(Options::default())?.spawn()?;
+    let client = Client::from_stream(server.handle().connect()?)?;
+    client.put("a", &1)?;
+    server.stop()?;
+
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("nkv.sock");
+    let mut options = Options::default();
+    options.addresses.push(Address::Unix(path.clone()));
+    options.limits.keys = 10_000;
+    let server = Server::bind(options)?;
+    assert!(path.exists());
+    drop(server);
+    assert!(!path.exists());
+    Ok(())
+}
