@@ -4,8 +4,8 @@
 //!
 //! 1. **wait** until a socket is ready or a deadline comes,
 //! 2. **read** what has come in, each connection its share,
-//! 3. **decide**: the broker carries out the requests (while reading: a request needs nothing from
-//!    other connections' input), and lets entries end whose time has come,
+//! 3. **decide**: the broker lets entries end whose time has come, and carries out the requests (while
+//!    reading: a request needs nothing from other connections' input),
 //! 4. **commit**: what the turn has changed is made as safe as was promised. There is no storage yet,
 //!    so there is nothing to do but to say so,
 //! 5. **deliver**: responses, then events, into each socket until it is full or its share is used.
@@ -225,8 +225,8 @@ impl Server {
             self.wait(&mut events)?;
             self.obey();
             self.accept();
-            self.read();
             self.broker.expire(self.now);
+            self.read();
             self.commit();
             self.deliver();
             self.broker.end_turn();

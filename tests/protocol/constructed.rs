@@ -682,7 +682,6 @@ fn large_answers_are_made_one_at_a_time() {
 
 /// An entry whose time has come is not served, not even by the turn that would let it end.
 #[test]
-#[ignore = "a turn carries out requests before it lets entries end: reported"]
 fn an_expired_entry_is_not_served() {
     let mut bench = pair(Limits::default());
     ask(

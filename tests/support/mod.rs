@@ -139,6 +139,8 @@ impl Bench {
 
     /// One turn, with a look at the broker on the way.
     pub fn turn_with(&mut self, piece: usize, mut look: impl FnMut(&Broker, Phase)) -> bool {
+        self.broker.expire(self.now);
+        look(&self.broker, Phase::Expired);
         for (number, client) in self.clients.iter_mut().enumerate() {
             let Some(session) = client.session else {
                 continue;
@@ -162,8 +164,6 @@ impl Bench {
                 },
             );
         }
-        self.broker.expire(self.now);
-        look(&self.broker, Phase::Expired);
         self.broker.committed();
         let mut due = Vec::new();
         self.broker.take_due(&mut due);
