@@ -29,7 +29,6 @@ mod memory;
 mod rust;
 mod socket;
 #[path = "../support/mod.rs"]
-#[allow(unreachable_pub, reason = "it is shared with other tests")]
 mod support;
 mod table;
 mod transcript;
