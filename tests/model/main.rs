@@ -8,11 +8,6 @@
 //!
 //! `NKV_MODEL_CASES` says how many cases each variant runs; some hundreds by default.
 
-#[allow(
-    unreachable_pub,
-    clippy::unwrap_used,
-    reason = "a bench that several tests share"
-)]
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -6,6 +6,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::unwrap_used,
     reason = "several tests share this, and each takes what it needs"
 )]
 
