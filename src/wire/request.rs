@@ -304,7 +304,7 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-/// Every field that any request has.
+/// Every field that any request or operation of a batch has.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields<'a> {
@@ -352,28 +352,6 @@ struct Fields<'a> {
     token: Option<Text<'a>>,
 }
 
-/// Every field that an operation of a batch has.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchFields<'a> {
-    #[serde(borrow)]
-    op: Text<'a>,
-    #[serde(borrow)]
-    key: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    value: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    base64: Option<Text<'a>>,
-    #[serde(default, deserialize_with = "present")]
-    if_rev: Option<u64>,
-    #[serde(default, deserialize_with = "present")]
-    if_changed: Option<bool>,
-    #[serde(default, deserialize_with = "lifetime")]
-    lifetime: Option<Lifetime>,
-    #[serde(default, deserialize_with = "present")]
-    ttl_ms: Option<u64>,
-}
-
 /// A lifetime from a string, and from nothing else: serde takes `{"boot":null}` for it as well.
 fn lifetime<'de, D>(deserializer: D) -> Result<Option<Lifetime>, D::Error>
 where
@@ -410,25 +388,14 @@ fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, Str
             client: fields.client.take().map(|text| text.0),
             token: fields.token.take().map(|text| text.0),
         },
-        "put" => Op::Put(put(PutFields {
-            key: key(&mut fields)?,
-            value: fields.value.take(),
-            base64: fields.base64.take(),
-            if_rev: fields.if_rev.take(),
-            if_changed: fields.if_changed.take(),
-            lifetime: fields.lifetime.take(),
-            ttl_ms: fields.ttl_ms.take(),
-        })?),
+        "put" => Op::Put(put(&mut fields)?),
         "get" => Op::Get(List {
             key: key(&mut fields)?,
             limit: fields.limit.take(),
             after: fields.after.take().map(|text| text.0),
             keys_only: fields.keys_only.take(),
         }),
-        "delete" => Op::Delete(Delete {
-            key: key(&mut fields)?,
-            if_rev: fields.if_rev.take(),
-        }),
+        "delete" => Op::Delete(delete(&mut fields)?),
         "subscribe" => {
             if id.is_none() {
                 return Err("missing field `id`: it names the subscription".into());
@@ -457,10 +424,9 @@ fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, Str
         "ping" => Op::Ping,
         unknown => return Err(format!("unknown op {}", quoted(unknown))),
     };
-    match leftover(&fields) {
-        Some(field) => Err(format!("{} has no field `{field}`", op.name())),
-        None => Ok(op),
-    }
+    fields.id = None;
+    nothing_left(&fields, op.name())?;
+    Ok(op)
 }
 
 fn key<'a>(fields: &mut Fields<'a>) -> Result<Cow<'a, str>, String> {
@@ -482,18 +448,8 @@ fn subscribe<'a>(fields: &mut Fields<'a>) -> Result<Subscribe<'a>, String> {
     })
 }
 
-struct PutFields<'a> {
-    key: Cow<'a, str>,
-    value: Option<&'a RawValue>,
-    base64: Option<Text<'a>>,
-    if_rev: Option<u64>,
-    if_changed: Option<bool>,
-    lifetime: Option<Lifetime>,
-    ttl_ms: Option<u64>,
-}
-
-fn put(fields: PutFields<'_>) -> Result<Put<'_>, String> {
-    let payload = match (fields.value, fields.base64) {
+fn put<'a>(fields: &mut Fields<'a>) -> Result<Put<'a>, String> {
+    let payload = match (fields.value.take(), fields.base64.take()) {
         (Some(json), None) if too_deep(json.get(), VALUE_DEPTH_MAX).is_some() => {
             return Err(format!("nested deeper than {VALUE_DEPTH_MAX} levels"));
         }
@@ -505,81 +461,49 @@ fn put(fields: PutFields<'_>) -> Result<Put<'_>, String> {
         (Some(_), Some(_)) => return Err("`value` and `base64` exclude each other".into()),
     };
     Ok(Put {
-        key: fields.key,
+        key: key(fields)?,
         payload,
-        if_rev: fields.if_rev,
-        if_changed: fields.if_changed.unwrap_or(false),
-        lifetime: fields.lifetime,
-        ttl_ms: fields.ttl_ms,
+        if_rev: fields.if_rev.take(),
+        if_changed: fields.if_changed.take().unwrap_or(false),
+        lifetime: fields.lifetime.take(),
+        ttl_ms: fields.ttl_ms.take(),
     })
 }
 
-fn batch_op(fields: BatchFields<'_>) -> Result<BatchOp<'_>, String> {
-    let misplaced = |field: &str| Err(format!("{} has no field `{field}`", fields.op.0));
-    let is_put = fields.op.0 == "put";
-    if !is_put && fields.value.is_some() {
-        return misplaced("value");
-    }
-    if !is_put && fields.base64.is_some() {
-        return misplaced("base64");
-    }
-    if !is_put && fields.if_changed.is_some() {
-        return misplaced("if_changed");
-    }
-    if !is_put && fields.lifetime.is_some() {
-        return misplaced("lifetime");
-    }
-    if !is_put && fields.ttl_ms.is_some() {
-        return misplaced("ttl_ms");
-    }
-    match &*fields.op.0 {
-        "put" => Ok(BatchOp::Put(put(PutFields {
-            key: fields.key.0,
-            value: fields.value,
-            base64: fields.base64,
-            if_rev: fields.if_rev,
-            if_changed: fields.if_changed,
-            lifetime: fields.lifetime,
-            ttl_ms: fields.ttl_ms,
-        })?)),
-        "delete" => Ok(BatchOp::Delete(Delete {
-            key: fields.key.0,
-            if_rev: fields.if_rev,
-        })),
-        "check" => Ok(BatchOp::Check {
-            key: fields.key.0,
-            if_rev: fields.if_rev.ok_or("missing field `if_rev`")?,
-        }),
-        unknown => Err(format!("a batch has no op {}", quoted(unknown))),
-    }
+fn delete<'a>(fields: &mut Fields<'a>) -> Result<Delete<'a>, String> {
+    Ok(Delete {
+        key: key(fields)?,
+        if_rev: fields.if_rev.take(),
+    })
 }
 
-/// The first field that is still there, which the op has not taken.
-fn leftover(fields: &Fields<'_>) -> Option<&'static str> {
-    let present = [
-        ("key", fields.key.is_some()),
-        ("value", fields.value.is_some()),
-        ("base64", fields.base64.is_some()),
-        ("if_rev", fields.if_rev.is_some()),
-        ("if_changed", fields.if_changed.is_some()),
-        ("lifetime", fields.lifetime.is_some()),
-        ("ttl_ms", fields.ttl_ms.is_some()),
-        ("limit", fields.limit.is_some()),
-        ("after", fields.after.is_some()),
-        ("keys_only", fields.keys_only.is_some()),
-        ("exact", fields.exact.is_some()),
-        ("initial", fields.initial.is_some()),
-        ("cuts", fields.cuts.is_some()),
-        ("since", fields.since.is_some()),
-        ("epoch", fields.epoch.is_some()),
-        ("sub", fields.sub.is_some()),
-        ("ops", fields.ops.is_some()),
-        ("client", fields.client.is_some()),
-        ("token", fields.token.is_some()),
-    ];
-    present
-        .into_iter()
-        .find_map(|(name, is_some)| is_some.then_some(name))
+fn batch_op(mut fields: Fields<'_>) -> Result<BatchOp<'_>, String> {
+    let name = std::mem::replace(&mut fields.op, Text(Cow::Borrowed(""))).0;
+    let op = match &*name {
+        "put" => BatchOp::Put(put(&mut fields)?),
+        "delete" => BatchOp::Delete(delete(&mut fields)?),
+        "check" => BatchOp::Check {
+            key: key(&mut fields)?,
+            if_rev: fields.if_rev.take().ok_or("missing field `if_rev`")?,
+        },
+        unknown => return Err(format!("a batch has no op {}", quoted(unknown))),
+    };
+    nothing_left(&fields, &name)?;
+    Ok(op)
+}
+
+/// Refuses the fields that are still there, which the op has not taken.
+fn nothing_left(fields: &Fields<'_>, op: &str) -> Result<(), String> {
+    macro_rules! refuse {
+        ($($name:ident)*) => {
+            $(if fields.$name.is_some() {
+                return Err(format!("{op} has no field `{}`", stringify!($name)));
+            })*
+        };
+    }
+    refuse!(id key value base64 if_rev if_changed lifetime ttl_ms limit after keys_only exact);
+    refuse!(initial cuts since epoch sub ops client token);
+    Ok(())
 }
 
 /// Where the nesting of brackets outside strings exceeds the bound, if it does.
@@ -859,7 +783,7 @@ mod tests {
         check(
             r#"{"id":1,"op":"batch","ops":[{"op":"delete","key":"a","id":1}]}"#,
             Some("1"),
-            "unknown field `id`",
+            "delete has no field `id`",
         );
         check(r#"{"id":1.5,"op":"ping"}"#, None, "an id is");
         check(r#"{"id":null,"op":"ping"}"#, None, "an id is");
