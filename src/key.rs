@@ -418,19 +418,24 @@ enum Stars {
 }
 
 /// Checks what keys and patterns have in common, and tells whether there is a star.
+///
+/// Every request comes through here, so most texts, which are ASCII, are looked at as bytes.
 fn check(text: &str) -> Result<Stars, KeyError> {
     if text.len() > KEY_BYTES_MAX {
         return Err(KeyError::TooLong(text.len()));
     }
-    if let Some(character) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
-        return Err(KeyError::Character(character));
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let bad = |c: &char| c.is_whitespace() || c.is_control();
+        if let Some(character) = text.chars().find(bad) {
+            return Err(KeyError::Character(character));
+        }
     }
     let mut stars = Stars::None;
-    for segment in text.split('.') {
+    for segment in text.as_bytes().split(|byte| *byte == b'.') {
         match segment {
-            "" => return Err(KeyError::EmptySegment),
-            "*" => stars = Stars::Some,
-            _ if segment.contains('*') => return Err(KeyError::PartialStar),
+            [] => return Err(KeyError::EmptySegment),
+            [b'*'] => stars = Stars::Some,
+            _ if segment.contains(&b'*') => return Err(KeyError::PartialStar),
             _ => {}
         }
     }
