@@ -139,6 +139,16 @@ impl Desk {
         self.partial = rest.to_vec();
     }
 
+    /// How many bytes of answers it has not read, at least. The first may have been read in part.
+    pub(crate) fn bytes_waiting(&self) -> u64 {
+        let waiting = self.expected.iter().skip(1);
+        let lengths = waiting.map(|(_, expected)| match expected {
+            Expected::Entry(entry) => entry.value.as_ref().map_or(0, |value| value.len()),
+            _ => "{\"ok\":true}\n".len(),
+        });
+        lengths.sum::<usize>() as u64
+    }
+
     /// Holds every copy against the present: the broker has nothing to tell this client.
     pub(crate) fn is_caught_up(&mut self, model: &Model) {
         assert!(self.partial.is_empty(), "half a line and no more to come");

@@ -301,6 +301,11 @@ impl World {
             if let Some(deletion) = desk.deletion.as_ref().filter(|_| !is_last || !may_go_on) {
                 deletion.check_survivors(&self.model);
             }
+            let waiting = desk.bytes_waiting();
+            assert!(
+                waiting <= self.model.limits.output,
+                "a request is carried out while {waiting} bytes of answers wait"
+            );
             desk.expected.push_back((id, expected));
         }
         assert_eq!(
@@ -704,7 +709,8 @@ fn value(value: acts::Value) -> (Value, String) {
             )
         }
         acts::Value::Bytes(number) => {
-            let bytes = vec![number; usize::from(number)];
+            // One of them has the bytes of a JSON value.
+            let bytes = b"2\0\xff"[..usize::from(number)].to_vec();
             let base64 = base64::engine::general_purpose::STANDARD.encode(&bytes);
             (
                 Payload::Bytes(bytes.into()),
