@@ -37,7 +37,7 @@ struct Client {
 pub enum Phase {
     /// The broker has taken what it would from a client and carried it out.
     Taken { client: usize, session: usize },
-    /// It has let entries end; delivery is next.
+    /// It has let entries end; the clients are next.
     Expired,
 }
 
