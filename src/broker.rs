@@ -157,7 +157,8 @@ impl Broker {
         let mut bytes = std::mem::take(&mut input.bytes);
         let searched = std::mem::take(&mut input.searched);
         let done = self.carry_out(session, &bytes, searched, &mut steps, now);
-        let last = memchr::memchr(b'\n', &bytes[done..]).is_none();
+        let unsearched = done.max(searched);
+        let last = memchr::memchr(b'\n', &bytes[unsearched..]).is_none();
         let ended = self.sessions[session].input.ended;
         if ended && last && self.may_go_on(session, steps) {
             if done < bytes.len() || self.sessions[session].input.skipping {
