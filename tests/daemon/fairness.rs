@@ -74,7 +74,7 @@ fn a_flood_of_requests_leaves_room_for_others() {
     });
     writing.join().unwrap();
     println!("{pings} round trips during {PUTS} puts");
-    assert!(pings >= 20, "{pings} round trips");
+    assert!(pings >= 10, "{pings} round trips");
 }
 
 #[test]
@@ -84,12 +84,15 @@ fn work_on_many_keys_leaves_room_for_others() {
     let (mut big, mut other) = (daemon.connect(), daemon.connect());
     fill(&mut big, KEYS);
 
-    // Nothing matches, so the response is short, and comes after a look at every key.
-    big.send(r#"{"op":"get","key":"*.*.none"}"#);
-    let pings = pings_before(&mut big, &mut other);
-    assert_eq!(big.response()["entries"].as_array().unwrap().len(), 0);
-    println!("{pings} round trips during a list over {KEYS} keys");
-    assert!(pings >= 4, "{pings} round trips");
+    // Nothing matches, so each response is short, and comes after a look at every key.
+    let mut pings = 0;
+    (0..5).for_each(|_| big.send(r#"{"op":"get","key":"*.*.none"}"#));
+    for _ in 0..5 {
+        pings += pings_before(&mut big, &mut other);
+        assert_eq!(big.response()["entries"].as_array().unwrap().len(), 0);
+    }
+    println!("{pings} round trips during five lists over {KEYS} keys");
+    assert!(pings >= 10, "{pings} round trips");
 
     let mut subscriber = daemon.connect();
     let pings = pings_during(&mut other, || {
@@ -104,13 +107,13 @@ fn work_on_many_keys_leaves_room_for_others() {
     let pings = pings_before(&mut big, &mut other);
     assert_eq!(big.event()["event"], "sync");
     println!("{pings} round trips before its sync where none of {KEYS} keys matches");
-    assert!(pings >= 4, "{pings} round trips");
+    assert!(pings >= 3, "{pings} round trips");
 
     big.send(r#"{"op":"delete","key":"big.*.x"}"#);
     let pings = pings_before(&mut big, &mut other);
     assert_eq!(big.response()["deleted"], KEYS);
     println!("{pings} round trips during the deletion of {KEYS} keys");
-    assert!(pings >= 4, "{pings} round trips");
+    assert!(pings >= 3, "{pings} round trips");
     assert_eq!(other.counter("keys"), 0);
 }
 
@@ -119,18 +122,18 @@ fn work_on_many_keys_leaves_room_for_others() {
 fn the_end_of_many_session_entries_leaves_room_for_others() {
     let daemon = Daemon::start(&[]);
     let (mut owner, mut other) = (daemon.connect(), daemon.connect());
-    let ops: Vec<String> = (0..10_000)
+    let ops: Vec<String> = (0..50_000)
         .map(|n| format!(r#"{{"op":"put","key":"s.{n}","value":1,"lifetime":"session"}}"#))
         .collect();
     for ops in ops.chunks(5000) {
         owner.do_it(&format!(r#"{{"op":"batch","ops":[{}]}}"#, ops.join(",")));
     }
-    assert_eq!(other.counter("keys"), 10_000);
+    assert_eq!(other.counter("keys"), 50_000);
     drop(owner);
     let mut rounds = 0;
     while other.counter("keys") > 0 {
         rounds += 1;
     }
-    println!("{rounds} round trips while 10000 session entries end");
+    println!("{rounds} round trips while 50000 session entries end");
     assert!(rounds >= 3, "{rounds} round trips");
 }
