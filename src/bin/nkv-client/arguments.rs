@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use nkv::Address;
-use nkv::client::Lifetime;
+use nkv::client::{Error, Lifetime};
+use nkv::{Address, Pattern};
+
+use crate::failure::Failure;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -355,6 +357,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     duration
         .map(Duration::from_millis)
         .ok_or_else(|| "not a duration such as 30s, 500ms, 2m".into())
+}
+
+/// A pattern, or a failure that says what is wrong with which text.
+pub(crate) fn checked(text: &str) -> Result<Pattern, Failure> {
+    Pattern::new(text).map_err(|error| Failure::from(Error::Key(error)).during(text))
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use nkv::Pattern;
-use nkv::client::{Client, Error, Lifetime, Put, Value};
+use nkv::client::{Client, Lifetime, Put, Value};
 
-use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats, Tree};
+use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats, Tree, checked};
 use crate::daemon::{Daemon, Target};
 use crate::failure::{Failure, NOT_MET, USAGE, plain};
 use crate::follow::{Follower, Stopper};
@@ -371,11 +370,6 @@ fn hold(
         rev = rev.map(|_| written.rev);
         subscribe::notice("connected again");
     }
-}
-
-/// A pattern, or a failure that says what is wrong with which text.
-pub(crate) fn checked(text: &str) -> Result<Pattern, Failure> {
-    Pattern::new(text).map_err(|error| Failure::from(Error::Key(error)).during(text))
 }
 
 fn no_such_key(key: &str) -> Failure {

@@ -23,8 +23,8 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor, ExternalPrinter};
 
-use crate::arguments::{ShellCommand, ShellLine, Subscribe, shell_words};
-use crate::commands::{Runner, checked, print_line};
+use crate::arguments::{ShellCommand, ShellLine, Subscribe, checked, shell_words};
+use crate::commands::{Runner, print_line};
 use crate::completion::Completer;
 use crate::failure::{Failure, NOT_MET, UNREACHABLE, USAGE, plain};
 use crate::follow::{Follower, Stopper};

@@ -15,7 +15,7 @@ use nkv::client::{Batch, Client, Error, Lifetime, Pending, Put, Value, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::commands::checked;
+use crate::arguments::checked;
 use crate::failure::{Failure, USAGE, plain};
 use crate::output::{buffered_stdout, export_json};
 
