@@ -20,6 +20,7 @@
 //! its line and by a limit on the keys that its patterns may look at.
 
 mod batch;
+mod jobs;
 mod ops;
 
 use std::collections::VecDeque;
@@ -28,7 +29,7 @@ use slab::Slab;
 
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Change, Keyspace, Owner, Time};
-use crate::session::{Counters, Job, Session, Steps};
+use crate::session::{Counters, Session, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
@@ -492,16 +493,6 @@ impl Broker {
                 due.push(watcher.session);
             }
         });
-    }
-
-    /// Does a turn's worth of a job, and answers it when it is done.
-    fn go_on(&mut self, session: usize, mut job: Box<Job>, steps: &mut Steps, now: Time) {
-        if self.work(&mut job, steps, now) {
-            self.answer_job(session, *job);
-            self.set_due(session);
-        } else {
-            self.sessions[session].job = Some(job);
-        }
     }
 }
 

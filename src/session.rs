@@ -25,6 +25,7 @@ use crate::key::{Key, Pattern};
 use crate::keyspace::{Keyspace, Owner};
 use crate::wire::Id;
 
+use subscription::Teller;
 pub(crate) use subscription::{Start, Subscription};
 
 /// Who is at the other end of a connection.
@@ -106,16 +107,30 @@ pub(crate) struct Job {
 /// What a [`Job`] does with each key that matches.
 #[derive(Debug)]
 pub(crate) enum Task {
-    /// Collects a page.
-    List {
-        keys_only: bool,
-        left: u64,
-        rev: u64,
-        entries: Vec<u8>,
-        more: bool,
-    },
-    /// Deletes it.
-    Delete { deleted: u64, rev: u64 },
+    List(Listing),
+    Delete(Deletion),
+}
+
+/// A page of a list while it is gathered.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) keys_only: bool,
+    /// How many entries may still be added.
+    pub(crate) left: u64,
+    /// The keyspace's revision when it was asked for.
+    pub(crate) rev: u64,
+    /// The elements so far, with commas between them.
+    pub(crate) entries: Vec<u8>,
+    /// Whether there are entries beyond the page.
+    pub(crate) more: bool,
+}
+
+/// A deletion by pattern while it goes on.
+#[derive(Debug)]
+pub(crate) struct Deletion {
+    pub(crate) deleted: u64,
+    /// The revision of the last deletion, or the keyspace's when it was asked for.
+    pub(crate) rev: u64,
 }
 
 impl Steps {
@@ -185,12 +200,18 @@ impl Session {
         }
         self.out.drain(..self.sent);
         self.sent = 0;
-        while self.out.len() < chunk && steps.are_left() {
+        let mut teller = Teller {
+            keyspace,
+            out: &mut self.out,
+            chunk,
+            steps,
+            counters,
+        };
+        while !teller.is_full() {
             let Some(number) = self.behind.pop_front() else {
                 return;
             };
-            let subscription = &mut self.subscriptions[number];
-            if !subscription.advance(keyspace, &mut self.out, chunk, steps, counters) {
+            if !self.subscriptions[number].advance(&mut teller) {
                 self.behind.push_back(number);
             }
         }

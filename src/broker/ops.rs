@@ -2,7 +2,7 @@
 
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Entry, Terms, Time};
-use crate::session::{Job, Peer, Start, Steps, Subscription, Task};
+use crate::session::{Deletion, Job, Listing, Peer, Start, Steps, Subscription, Task};
 use crate::watch::Watcher;
 use crate::wire::{
     CLIENT_NAME_BYTES_MAX, Delete, ErrorCode, Id, Lifetime, List, Op, PROTOCOL, Put, Reply,
@@ -240,13 +240,13 @@ impl Broker {
             id: id.cloned().map(Id::into_owned),
             pattern,
             after: after.map(KeyRef::to_key),
-            task: Task::List {
+            task: Task::List(Listing {
                 keys_only: list.keys_only == Some(true),
                 left: list.limit.unwrap_or(u64::MAX).min(self.limits.page),
                 rev: self.keyspace.rev(),
                 entries: Vec::new(),
                 more: false,
-            },
+            }),
         }))
     }
 
@@ -283,10 +283,10 @@ impl Broker {
             id: id.cloned().map(Id::into_owned),
             pattern,
             after: None,
-            task: Task::Delete {
+            task: Task::Delete(Deletion {
                 deleted: 0,
                 rev: self.keyspace.rev(),
-            },
+            }),
         }))
     }
 
@@ -359,95 +359,6 @@ impl Broker {
         Ok(Done::Answered)
     }
 
-    /// Does as much of a job as there are steps for; true when it is done.
-    pub(super) fn work(&mut self, job: &mut Job, steps: &mut Steps, now: Time) -> bool {
-        match &mut job.task {
-            Task::List {
-                keys_only,
-                left,
-                entries,
-                more,
-                ..
-            } => {
-                let after = job.after.take();
-                let bytes_max = usize::try_from(self.limits.message).unwrap_or(usize::MAX);
-                for (key, entry) in self
-                    .keyspace
-                    .walk(&job.pattern, after.as_ref().map(AsRef::as_ref))
-                {
-                    if let Some(entry) = entry {
-                        let page_is_full = *left == 0
-                            || (!entries.is_empty()
-                                && entries.len() + entry_bytes(&entry) > bytes_max);
-                        if page_is_full {
-                            *more = true;
-                            return true;
-                        }
-                        *left -= 1;
-                        append_entry(entries, &entry, *keys_only, now);
-                    }
-                    steps.take(1);
-                    if !steps.are_left() {
-                        job.after = Some(key.clone());
-                        return false;
-                    }
-                }
-                true
-            }
-            Task::Delete { deleted, rev } => {
-                // Found first and deleted then: the walk borrows the keyspace.
-                while steps.are_left() {
-                    let mut found = Vec::new();
-                    let after = job.after.take();
-                    let mut walk = self
-                        .keyspace
-                        .walk(&job.pattern, after.as_ref().map(AsRef::as_ref));
-                    let is_over = loop {
-                        let Some((key, entry)) = walk.next() else {
-                            break true;
-                        };
-                        steps.take(1);
-                        found.extend(entry.map(|_| key.clone()));
-                        if found.len() == 256 || !steps.are_left() {
-                            job.after = Some(key.clone());
-                            break false;
-                        }
-                    };
-                    drop(walk);
-                    for key in found {
-                        if let Some(last) = self.delete_key(key.borrowed()) {
-                            *deleted += 1;
-                            *rev = last;
-                        }
-                    }
-                    if is_over {
-                        return true;
-                    }
-                }
-                false
-            }
-        }
-    }
-
-    /// Answers a job that is done.
-    pub(super) fn answer_job(&mut self, session: usize, job: Job) {
-        let reply = self.ok(session, job.id.as_ref());
-        match job.task {
-            Task::List {
-                rev, entries, more, ..
-            } => {
-                reply
-                    .list("entries", &entries)
-                    .number("rev", rev)
-                    .flag("more", more)
-                    .end();
-            }
-            Task::Delete { deleted, rev } => {
-                reply.number("deleted", deleted).number("rev", rev).end();
-            }
-        }
-    }
-
     pub(super) fn write_stats(&self, reply: Reply<'_>, now: Time) {
         let subscriptions: usize = self
             .sessions
@@ -517,29 +428,8 @@ pub(super) fn is_unchanged(entry: &Entry<'_>, put: &Put<'_>, lifetime: Lifetime)
     entry.is(&put.payload) && entry.lifetime == lifetime
 }
 
-/// About how long an element of a list is.
-fn entry_bytes(entry: &Entry<'_>) -> usize {
-    const REST: usize = 64;
-    usize::try_from(entry.bytes())
-        .unwrap_or(usize::MAX)
-        .saturating_add(REST)
-}
-
-/// Appends an element of a list, and the comma before it.
-fn append_entry(entries: &mut Vec<u8>, entry: &Entry<'_>, keys_only: bool, now: Time) {
-    if !entries.is_empty() {
-        entries.push(b',');
-    }
-    let mut element = Reply::element(entries, entry.key.as_str());
-    if !keys_only {
-        element = element.stored(entry.value);
-    }
-    element = element.number("rev", entry.rev);
-    with_terms(element, entry, now).end_element();
-}
-
 /// Adds the fields that few entries have.
-fn with_terms<'o>(mut reply: Reply<'o>, entry: &Entry<'_>, now: Time) -> Reply<'o> {
+pub(super) fn with_terms<'o>(mut reply: Reply<'o>, entry: &Entry<'_>, now: Time) -> Reply<'o> {
     if entry.lifetime != Lifetime::Durable {
         reply = reply.text("lifetime", entry.lifetime.as_str());
     }

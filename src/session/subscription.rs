@@ -15,6 +15,16 @@ use crate::wire::{EventLine, Id};
 
 use super::{Counters, Steps};
 
+/// What telling takes: what there is to tell, where to, how much of it, and who counts.
+pub(crate) struct Teller<'a> {
+    pub(crate) keyspace: &'a Keyspace,
+    pub(crate) out: &'a mut Vec<u8>,
+    /// How many bytes may stand in `out`, about.
+    pub(crate) chunk: usize,
+    pub(crate) steps: &'a mut Steps,
+    pub(crate) counters: &'a mut Counters,
+}
+
 /// Where a new subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -109,63 +119,47 @@ impl Subscription {
         true
     }
 
-    /// Tells what is to be told until about `chunk` bytes stand in `out`, steps are used up, or
-    /// nothing is left, which it returns.
-    pub(crate) fn advance(
-        &mut self,
-        keyspace: &Keyspace,
-        out: &mut Vec<u8>,
-        chunk: usize,
-        steps: &mut Steps,
-        counters: &mut Counters,
-    ) -> bool {
-        if self.position < keyspace.floor() {
+    /// Tells what is to be told until the teller can take no more or nothing is left, which it
+    /// returns.
+    pub(crate) fn advance(&mut self, teller: &mut Teller<'_>) -> bool {
+        if self.position < teller.keyspace.floor() {
             self.stage = Stage::Reset;
         }
         if matches!(self.stage, Stage::Reset) {
-            self.position = keyspace.rev();
+            self.position = teller.keyspace.rev();
             self.stage = Stage::Walk { after: None };
             self.owes_sync = true;
-            self.settle(counters);
+            self.settle(teller.counters);
             self.marked_after = self.position;
-            EventLine::reset(out, &self.id, self.position);
-            counters.events += 1;
+            EventLine::reset(teller.out, &self.id, self.position);
+            teller.counters.events += 1;
         }
-        if !self.walk(keyspace, out, chunk, steps, counters)
-            || !self.follow(keyspace, out, chunk, steps, counters)
-        {
+        if !self.walk(teller) || !self.follow(teller) {
             return false;
         }
         if self.owes_sync {
-            EventLine::sync(out, &self.id, keyspace.rev());
-            counters.events += 1;
+            EventLine::sync(teller.out, &self.id, teller.keyspace.rev());
+            teller.counters.events += 1;
             self.owes_sync = false;
         }
-        self.settle(counters);
+        self.settle(teller.counters);
         self.behind = false;
         true
     }
 
     /// The first stage; true once it is over.
-    fn walk(
-        &mut self,
-        keyspace: &Keyspace,
-        out: &mut Vec<u8>,
-        chunk: usize,
-        steps: &mut Steps,
-        counters: &mut Counters,
-    ) -> bool {
+    fn walk(&mut self, teller: &mut Teller<'_>) -> bool {
         let Stage::Walk { after } = std::mem::replace(&mut self.stage, Stage::Follow) else {
             return true;
         };
-        for (key, entry) in keyspace.walk(&self.pattern, after.as_ref().map(Key::as_str)) {
+        let after = after.as_ref().map(Key::as_str);
+        for (key, entry) in teller.keyspace.walk(&self.pattern, after) {
             // What has changed since is told by following, in its place.
             if let Some(entry) = entry.filter(|entry| entry.rev <= self.position) {
-                put(out, &self.id, &entry);
-                counters.events += 1;
+                teller.put(&self.id, &entry);
             }
-            steps.take(1);
-            if out.len() >= chunk || !steps.are_left() {
+            teller.steps.take(1);
+            if teller.is_full() {
                 self.stage = Stage::Walk {
                     after: Some(key.clone()),
                 };
@@ -176,29 +170,21 @@ impl Subscription {
     }
 
     /// The second stage; true at the end of the index.
-    fn follow(
-        &mut self,
-        keyspace: &Keyspace,
-        out: &mut Vec<u8>,
-        chunk: usize,
-        steps: &mut Steps,
-        counters: &mut Counters,
-    ) -> bool {
-        for (rev, change) in keyspace.changes_after(self.position) {
-            if out.len() >= chunk || !steps.are_left() {
+    fn follow(&mut self, teller: &mut Teller<'_>) -> bool {
+        for (rev, change) in teller.keyspace.changes_after(self.position) {
+            if teller.is_full() {
                 return false;
             }
             self.position = rev;
-            steps.take(1);
+            teller.steps.take(1);
             let Some(change) = change else { continue };
             if !self.pattern.matches(change.key.borrowed()) {
                 continue;
             }
             match change.entry {
-                Some(entry) => put(out, &self.id, &entry),
-                None => EventLine::delete(out, &self.id, change.key.as_str(), rev),
+                Some(entry) => teller.put(&self.id, &entry),
+                None => teller.delete(&self.id, change.key, rev),
             }
-            counters.events += 1;
             self.told += u64::from(rev > self.marked_after);
             self.owes_sync |= self.cuts;
         }
@@ -213,6 +199,18 @@ impl Subscription {
     }
 }
 
-fn put(out: &mut Vec<u8>, sub: &Id<'_>, entry: &Entry<'_>) {
-    EventLine::put(out, sub, entry.key.as_str(), entry.value, entry.rev);
+impl Teller<'_> {
+    pub(crate) fn is_full(&self) -> bool {
+        self.out.len() >= self.chunk || !self.steps.are_left()
+    }
+
+    fn put(&mut self, sub: &Id<'_>, entry: &Entry<'_>) {
+        EventLine::put(self.out, sub, entry.key.as_str(), entry.value, entry.rev);
+        self.counters.events += 1;
+    }
+
+    fn delete(&mut self, sub: &Id<'_>, key: &Key, rev: u64) {
+        EventLine::delete(self.out, sub, key.as_str(), rev);
+        self.counters.events += 1;
+    }
 }

@@ -762,3 +762,16 @@ fn the_size_of_reads_does_not_show() {
         );
     }
 }
+
+/// `keys_only` pages are as long as their keys: the values, which they don't carry, don't count.
+#[test]
+fn keys_alone_fill_a_page() {
+    let limits = Limits::default();
+    let value = format!("\"{}\"", "x".repeat(400_000));
+    let mut bench = pair(limits);
+    load(&mut bench, numbered(20), &value);
+    let request = r#"{"op":"get","key":"k.*","keys_only":true}"#;
+    let answer = ask(&mut bench, 1, request);
+    assert_eq!(answer["entries"].as_array().unwrap().len(), 20);
+    assert_eq!(answer["more"], Value::Null);
+}

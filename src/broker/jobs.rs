@@ -1,0 +1,142 @@
+//! Requests that look at many keys: lists and deletions by pattern, a turn's worth at a time.
+//!
+//! A [`Job`] remembers the last key that it has looked at and what it has gathered. Between two turns
+//! others have theirs, so a list is no snapshot and a deletion is not atomic; what that means to
+//! clients is told in `docs/protocol.md`. The response is written in one piece when the job is done.
+
+use crate::key::{Key, Pattern};
+use crate::keyspace::{Entry, Time};
+use crate::session::{Deletion, Job, Listing, Steps, Task};
+use crate::wire::Reply;
+
+use super::Broker;
+use super::ops::with_terms;
+
+/// How many keys a deletion finds before it deletes them: the walk borrows the keyspace.
+const DELETED_AT_ONCE: usize = 256;
+
+impl Broker {
+    /// Does a turn's worth of a job, and answers it when it is done.
+    pub(super) fn go_on(
+        &mut self,
+        session: usize,
+        mut job: Box<Job>,
+        steps: &mut Steps,
+        now: Time,
+    ) {
+        let Job {
+            pattern,
+            after,
+            task,
+            ..
+        } = &mut *job;
+        let is_done = match task {
+            Task::List(listing) => self.list_on(pattern, after, listing, steps, now),
+            Task::Delete(deletion) => self.delete_on(pattern, after, deletion, steps),
+        };
+        if is_done {
+            self.answer(session, *job);
+            self.set_due(session);
+        } else {
+            self.sessions[session].job = Some(job);
+        }
+    }
+
+    /// Gathers entries while there are steps; true when the page is full or the walk is over.
+    fn list_on(
+        &self,
+        pattern: &Pattern,
+        after: &mut Option<Key>,
+        listing: &mut Listing,
+        steps: &mut Steps,
+        now: Time,
+    ) -> bool {
+        let bytes_max = usize::try_from(self.limits.message).unwrap_or(usize::MAX);
+        let from = after.take();
+        for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
+            if let Some(entry) = entry {
+                let before = listing.entries.len();
+                if listing.left > 0 {
+                    append(&mut listing.entries, &entry, listing.keys_only, now);
+                }
+                // The first entry goes out however large it is, so that every page gets further.
+                if listing.left == 0 || (before > 0 && listing.entries.len() > bytes_max) {
+                    listing.entries.truncate(before);
+                    listing.more = true;
+                    return true;
+                }
+                listing.left -= 1;
+            }
+            steps.take(1);
+            if !steps.are_left() {
+                *after = Some(key.clone());
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Deletes keys while there are steps; true when the walk is over.
+    fn delete_on(
+        &mut self,
+        pattern: &Pattern,
+        after: &mut Option<Key>,
+        deletion: &mut Deletion,
+        steps: &mut Steps,
+    ) -> bool {
+        while steps.are_left() {
+            let mut found = Vec::new();
+            let mut is_over = true;
+            let from = after.take();
+            for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
+                steps.take(1);
+                found.extend(entry.map(|_| key.clone()));
+                if found.len() == DELETED_AT_ONCE || !steps.are_left() {
+                    *after = Some(key.clone());
+                    is_over = false;
+                    break;
+                }
+            }
+            for key in found {
+                if let Some(rev) = self.delete_key(key.borrowed()) {
+                    deletion.deleted += 1;
+                    deletion.rev = rev;
+                }
+            }
+            if is_over {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn answer(&mut self, session: usize, job: Job) {
+        let reply = Reply::ok(&mut self.sessions[session].out, job.id.as_ref());
+        match job.task {
+            Task::List(Listing {
+                rev, entries, more, ..
+            }) => {
+                reply
+                    .list("entries", &entries)
+                    .number("rev", rev)
+                    .flag("more", more)
+                    .end();
+            }
+            Task::Delete(Deletion { deleted, rev }) => {
+                reply.number("deleted", deleted).number("rev", rev).end();
+            }
+        }
+    }
+}
+
+/// Appends an element of a list, and the comma before it.
+fn append(entries: &mut Vec<u8>, entry: &Entry<'_>, keys_only: bool, now: Time) {
+    if !entries.is_empty() {
+        entries.push(b',');
+    }
+    let mut element = Reply::element(entries, entry.key.as_str());
+    if !keys_only {
+        element = element.stored(entry.value);
+    }
+    with_terms(element.number("rev", entry.rev), entry, now).end_element();
+}
