@@ -767,7 +767,7 @@ fn the_size_of_reads_does_not_show() {
 #[test]
 fn keys_alone_fill_a_page() {
     let mut bench = pair(Limits::default());
-    let value = "x".repeat(400_000);
+    let value = "x".repeat(1_048_500);
     for key in numbered(20) {
         let put = format!(r#"{{"op":"put","key":"{key}","value":"{value}"}}"#);
         assert_eq!(ask(&mut bench, 0, &put)["ok"], true);
