@@ -169,7 +169,9 @@ impl Session {
         &self.out[self.sent..]
     }
 
-    /// Notes that so many pending bytes are written. The buffer goes when nothing is left.
+    /// Notes that so many pending bytes are written. The buffer goes when nothing is left, and what
+    /// is written goes when it is most of the buffer: a client that reads steadily but never all
+    /// would otherwise make it grow for ever.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.sent += bytes;
         assert!(
@@ -179,6 +181,8 @@ impl Session {
         if self.sent == self.out.len() {
             self.out = Vec::new();
             self.sent = 0;
+        } else if self.sent > self.out.len() / 2 {
+            self.drop_sent();
         }
     }
 
@@ -198,8 +202,7 @@ impl Session {
         if self.behind.is_empty() || self.pending().len() >= chunk {
             return;
         }
-        self.out.drain(..self.sent);
-        self.sent = 0;
+        self.drop_sent();
         let mut teller = Teller {
             keyspace,
             out: &mut self.out,
@@ -255,6 +258,11 @@ impl Session {
             .map_or(0, |position| keyspace.rev() - position)
     }
 
+    fn drop_sent(&mut self) {
+        self.out.drain(..self.sent);
+        self.sent = 0;
+    }
+
     /// Whether nothing of what has come in, and nothing of what was made of it, is left.
     pub(crate) fn is_drained(&self) -> bool {
         self.input.ended
@@ -262,5 +270,32 @@ impl Session {
             && !self.input.skipping
             && self.job.is_none()
             && self.out.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that reads as much as it is answered, but is always one answer behind.
+    #[test]
+    fn what_is_written_does_not_pile_up() {
+        let peer = Peer::Unix {
+            pid: 1,
+            uid: 1,
+            gid: 1,
+        };
+        let mut session = Session::new(peer, Owner(1), true);
+        let answer = |number: usize| format!("{number:1000}").into_bytes();
+        session.out.extend(answer(0));
+        for number in 1..1000 {
+            session.out.extend(answer(number));
+            assert_eq!(session.pending()[..1000], answer(number - 1));
+            session.sent(1000);
+            assert!(session.out.len() <= 4000, "{} bytes", session.out.len());
+        }
+        assert_eq!(session.pending(), answer(999));
+        session.sent(1000);
+        assert_eq!(session.out.capacity(), 0);
     }
 }
