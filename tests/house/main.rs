@@ -7,10 +7,6 @@
 //! The source is read as text: its comments are dropped, and the tests at the end of a file as well,
 //! for they may look wherever they like.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test ends where what it needs is missing"
-)]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::collections::BTreeMap;

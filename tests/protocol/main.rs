@@ -28,10 +28,6 @@
 //! sender. In what is sent and received, `‹k*512›` is 512 times `k`; in what is received, `…` is any
 //! one JSON value. A transcript that leaves a received line unread fails.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test ends where what it needs is missing"
-)]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 #[path = "../support/mod.rs"]
