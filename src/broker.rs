@@ -8,8 +8,10 @@
 //! 1. [`Broker::connect`], [`Broker::receive`], [`Broker::resume`], [`Broker::disconnect`] and
 //!    [`Broker::expire`] carry out requests and let entries end. Changes are made in the keyspace at
 //!    once and mark the subscriptions that they concern, but no event is made.
-//! 2. [`Broker::uncommitted`] is what the turn has changed, newest state once a key, for whoever
-//!    keeps it; [`Broker::committed`] says that it is as safe as was promised.
+//! 2. The keyspace's changes after [`Broker::committed_rev`] are what the turn has changed, newest
+//!    state once a key, for whoever keeps it; [`Broker::committed`] says that it is as safe as was
+//!    promised. Where it can't be kept, [`Broker::redo`] undoes the turn and carries it out again
+//!    with less allowed ([`Broker::set_storage`]).
 //! 3. [`Broker::fill`] gives the bytes to be written to a connection, making events as there is room
 //!    for them; [`Broker::sent`] says how many were written. Only committed state is ever shown.
 //! 4. [`Broker::end_turn`] drops tombstones over the bound.
@@ -22,16 +24,20 @@
 mod batch;
 mod jobs;
 mod ops;
+mod redo;
 
 use std::collections::VecDeque;
 
 use slab::Slab;
 
+use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
-use crate::keyspace::{Change, Keyspace, Owner, Time};
+use crate::keyspace::{Class, Keyspace, Owner, Time};
 use crate::session::{Counters, Session, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
+
+use redo::Carried;
 
 pub use crate::session::Peer;
 
@@ -54,6 +60,8 @@ pub struct Options {
     pub epoch: String,
     /// What the `hello` of a TCP peer must carry, if anything.
     pub token: Option<Token>,
+    /// Whether commits can fail, so that [`Broker::redo`] may be needed.
+    pub can_redo: bool,
 }
 
 /// A secret that TCP peers have to know. Comparing takes the same time wherever a guess is wrong.
@@ -77,6 +85,11 @@ pub struct Broker {
     counters: Counters,
     started: Time,
     committed: u64,
+    can_redo: bool,
+    /// What this turn has carried out since its first change.
+    carried: Carried,
+    writable: Writable,
+    figures: Figures,
 }
 
 /// Why a request is refused. Answered where it is raised, and never further up.
@@ -89,11 +102,13 @@ struct Refusal {
 }
 
 impl Broker {
-    /// A broker with an empty keyspace. `now` is the time from which `uptime_ms` counts.
+    /// A broker of a keyspace, which may hold what was kept of an earlier one. `now` is the time from
+    /// which `uptime_ms` counts.
     #[must_use]
-    pub fn new(options: Options, now: Time) -> Broker {
+    pub fn new(options: Options, keyspace: Keyspace, now: Time) -> Broker {
         Broker {
-            keyspace: Keyspace::new(options.limits.tombstones),
+            committed: keyspace.rev(),
+            keyspace,
             limits: options.limits,
             epoch: options.epoch,
             token: options.token,
@@ -104,7 +119,10 @@ impl Broker {
             owners: 0,
             counters: Counters::default(),
             started: now,
-            committed: 0,
+            can_redo: options.can_redo,
+            carried: Carried::default(),
+            writable: Writable::default(),
+            figures: Figures::default(),
         }
     }
 
@@ -152,7 +170,9 @@ impl Broker {
     pub fn resume(&mut self, session: usize, now: Time) {
         let mut steps = Steps::new(STEPS_PER_TURN);
         if let Some(job) = self.sessions[session].job.take() {
+            let noted = self.note_job(session, &job);
             self.go_on(session, job, &mut steps, now);
+            self.noted(session, noted);
         }
         let input = &mut self.sessions[session].input;
         let mut bytes = std::mem::take(&mut input.bytes);
@@ -231,8 +251,17 @@ impl Broker {
         self.departed.push_back(state.owner);
     }
 
-    /// Lets entries end whose time has come or whose connection is gone, a bounded number of them.
+    /// Lets entries end whose time has come or whose connection is gone, a bounded number of them. To
+    /// be called first in a turn: what it does is not done again by [`Broker::redo`], for time is not
+    /// asked.
     pub fn expire(&mut self, now: Time) {
+        self.end_entries(now);
+        if self.can_redo {
+            self.keyspace.begin();
+        }
+    }
+
+    fn end_entries(&mut self, now: Time) {
         for _ in 0..ENDINGS_PER_TURN {
             let key = loop {
                 match self.departed.front() {
@@ -258,16 +287,23 @@ impl Broker {
         }
     }
 
-    /// What has changed since the last [`Broker::committed`]: each key once, as it is now.
-    pub fn uncommitted(&self) -> impl Iterator<Item = Change<'_>> {
-        self.keyspace
-            .changes_after(self.committed)
-            .filter_map(|(_, change)| change)
+    /// The revision of the last change that is committed.
+    #[must_use]
+    pub fn committed_rev(&self) -> u64 {
+        self.committed
     }
 
     /// Says that all changes are as safe as they have to be before anyone is told of them.
     pub fn committed(&mut self) {
         self.committed = self.keyspace.rev();
+        self.carried.clear();
+        self.keyspace.keep();
+    }
+
+    /// Says what can be written from now on, and the figures for `stats`.
+    pub fn set_storage(&mut self, writable: Writable, figures: Figures) {
+        self.writable = writable;
+        self.figures = figures;
     }
 
     /// Gives the sessions that may have something to write, each once, in exchange for an empty list
@@ -418,7 +454,11 @@ impl Broker {
             self.refuse(session, None, &Refusal::new(ErrorCode::TooLarge, message));
         } else {
             match Request::parse(line) {
-                Ok(request) => self.request(session, request, steps, now),
+                Ok(request) => {
+                    let noted = self.note(session, &request.op, line);
+                    self.request(session, request, steps, now);
+                    self.noted(session, noted);
+                }
                 Err(error) => {
                     let refusal = Refusal::new(error.code, error.message);
                     self.refuse(session, error.id.as_ref(), &refusal);
@@ -468,6 +508,20 @@ impl Broker {
             reply = reply.number("at", at as u64);
         }
         reply.end();
+    }
+
+    /// Refuses what can't be kept at present.
+    fn check_writable(&self, class: Class) -> Result<(), Refusal> {
+        if self.writable.allows(class) {
+            return Ok(());
+        }
+        let message = match class {
+            Class::Durable => "storage has failed, so durable entries can't be changed for now",
+            Class::Boot => {
+                "the runtime directory has failed, so boot and session entries can't be changed for now"
+            }
+        };
+        Err(Refusal::new(ErrorCode::ReadOnly, message))
     }
 
     /// Deletes a key, marks whom it concerns, and returns the revision.

@@ -14,6 +14,9 @@
 //! to which some are gone. A follower that stands below it can't be told every deletion any more and
 //! has to start over.
 //!
+//! What a turn changes can be undone until it is kept ([`Keyspace::begin`], [`Keyspace::roll_back`]):
+//! storage may turn out not to take it, and then it must not have happened.
+//!
 //! The index is appended to and searched by bisection; stale pairs are swept out when they outnumber
 //! the live ones, so an append costs a constant on average. Left out: a linked list through the
 //! slots, which would need no sweep, but could not be searched by revision, and every follower would
@@ -21,13 +24,22 @@
 //!
 //! Nothing here reads a clock, does input or output, or knows who follows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod leases;
+mod restore;
+mod turn;
+
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use slab::Slab;
 
 use crate::key::{Key, KeyRef, Pattern};
 use crate::wire::{Lifetime, Payload, Stored};
+
+use leases::{Lease, Leases};
+use turn::Turn;
+
+pub use restore::Restored;
 
 /// A point in time, in milliseconds on a clock that only the caller reads. It must not run back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,14 +69,32 @@ pub struct Keyspace {
     leases: Leases,
     /// The last revision that was given.
     rev: u64,
-    /// Bytes of live keys and their values.
-    bytes: u64,
-    tombstones: u64,
+    totals: Totals,
     tombstones_max: u64,
     /// No pair of the index up to this revision is a tombstone: where to look for the oldest.
     tombstones_after: u64,
     /// The revision of the newest tombstone that was dropped.
     floor: u64,
+    turn: Turn,
+}
+
+/// Sums over all slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    /// Bytes of live keys and their values.
+    bytes: u64,
+    tombstones: u64,
+    /// About how many bytes it takes to write down the slots of each [`Class`].
+    written: [u64; 2],
+}
+
+/// Where an entry is kept for longer than the daemon's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// On the disk: entries with the lifetime `durable`.
+    Durable,
+    /// In memory that goes with the machine: entries with the lifetimes `boot` and `session`.
+    Boot,
 }
 
 #[derive(Debug)]
@@ -74,6 +104,7 @@ struct Slot {
     value: Option<Box<[u8]>>,
     rev: u64,
     form: Form,
+    /// In a tombstone, that of the entry which was deleted.
     lifetime: Lifetime,
 }
 
@@ -81,14 +112,6 @@ struct Slot {
 enum Form {
     Json,
     Bytes,
-}
-
-/// What ends by itself. Few entries do, so this stands beside the slots.
-#[derive(Debug, Default)]
-struct Leases {
-    by_slot: HashMap<usize, (Option<Owner>, Option<Time>)>,
-    deadlines: BTreeSet<(Time, usize)>,
-    owned: BTreeSet<(Owner, usize)>,
 }
 
 /// One entry as it is now.
@@ -112,6 +135,8 @@ pub struct Change<'a> {
     pub key: &'a Key,
     /// The entry as it is now; absent where the key is deleted.
     pub entry: Option<Entry<'a>>,
+    /// Where this is kept.
+    pub class: Class,
 }
 
 impl Keyspace {
@@ -124,11 +149,11 @@ impl Keyspace {
             index: Vec::new(),
             leases: Leases::default(),
             rev: 0,
-            bytes: 0,
-            tombstones: 0,
+            totals: Totals::default(),
             tombstones_max,
             tombstones_after: 0,
             floor: 0,
+            turn: Turn::default(),
         }
     }
 
@@ -141,19 +166,25 @@ impl Keyspace {
     /// How many keys there are, tombstones not counted.
     #[must_use]
     pub fn keys(&self) -> u64 {
-        self.slots.len() as u64 - self.tombstones
+        self.slots.len() as u64 - self.totals.tombstones
     }
 
     /// How many bytes the keys and their values have.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.totals.bytes
+    }
+
+    /// About how many bytes it takes to write down all that is kept in one place, tombstones included.
+    #[must_use]
+    pub fn written_bytes(&self, class: Class) -> u64 {
+        self.totals.written[class as usize]
     }
 
     /// How many deleted keys are remembered.
     #[must_use]
     pub fn tombstones(&self) -> u64 {
-        self.tombstones
+        self.totals.tombstones
     }
 
     /// A follower at a smaller revision than this may have missed a deletion.
@@ -171,51 +202,33 @@ impl Keyspace {
 
     /// Gives a key a value and returns the revision of the change.
     pub fn put(&mut self, key: KeyRef<'_>, payload: &Payload<'_>, terms: Terms) -> u64 {
-        let (bytes, form): (&[u8], Form) = match payload {
-            Payload::Json(json) => (json.as_bytes(), Form::Json),
-            Payload::Bytes(bytes) => (bytes, Form::Bytes),
-        };
+        let (bytes, form) = parts(payload);
         self.rev += 1;
-        let key_bytes = key.as_str().len() as u64;
         let slot = match self.by_key.get(key.as_str()) {
             Some(&slot) => {
-                self.leases.end(slot);
+                let lease = self.leases.end(slot);
+                self.totals.leave(&self.slots[slot]);
+                self.turn
+                    .put_over(slot, &mut self.slots[slot], lease, terms.lifetime);
                 slot
             }
             None => {
-                let key = key.to_key();
-                let tombstone = Slot {
-                    key: key.clone(),
-                    value: None,
-                    rev: 0,
-                    form,
-                    lifetime: terms.lifetime,
-                };
-                let slot = self.slots.insert(tombstone);
-                self.by_key.insert(key, slot);
-                self.tombstones += 1;
+                let slot = self.add_slot(key.to_key());
+                self.turn.created(slot);
                 slot
             }
         };
         let entry = &mut self.slots[slot];
         match &mut entry.value {
             Some(value) if value.len() == bytes.len() => value.copy_from_slice(bytes),
-            value => {
-                match value {
-                    Some(value) => self.bytes -= value.len() as u64,
-                    None => {
-                        self.bytes += key_bytes;
-                        self.tombstones -= 1;
-                    }
-                }
-                self.bytes += bytes.len() as u64;
-                *value = Some(Box::from(bytes));
-            }
+            value => *value = Some(Box::from(bytes)),
         }
         entry.rev = self.rev;
         entry.form = form;
         entry.lifetime = terms.lifetime;
-        self.leases.begin(slot, terms.owner, terms.deadline);
+        self.totals.join(entry);
+        self.turn.count(entry);
+        self.leases.begin(slot, terms.lease());
         self.append(slot);
         self.rev
     }
@@ -227,22 +240,27 @@ impl Keyspace {
             if self.slots[slot].value.is_none() {
                 return;
             }
-            let deadline = deadline.or(self.leases.deadline(slot));
-            self.leases.end(slot);
-            self.leases.begin(slot, owner, deadline);
+            let before = self.leases.end(slot);
+            self.turn
+                .renewed(slot, &self.slots[slot].key, before, deadline);
+            let deadline = deadline.or(before.deadline);
+            self.leases.begin(slot, Lease { owner, deadline });
         }
     }
 
     /// Deletes a key and returns the revision of the change; nothing where there is no such entry.
     pub fn delete(&mut self, key: KeyRef<'_>) -> Option<u64> {
         let slot = *self.by_key.get(key.as_str())?;
-        let entry = &mut self.slots[slot];
-        let value = entry.value.take()?;
+        self.slots[slot].value.as_ref()?;
         self.rev += 1;
+        let lease = self.leases.end(slot);
+        let entry = &mut self.slots[slot];
+        self.totals.leave(entry);
+        self.turn.deleting(slot, entry, lease);
+        entry.value = None;
         entry.rev = self.rev;
-        self.bytes -= value.len() as u64 + entry.key.as_str().len() as u64;
-        self.tombstones += 1;
-        self.leases.end(slot);
+        self.totals.join(entry);
+        self.turn.count(entry);
         self.append(slot);
         Some(self.rev)
     }
@@ -250,21 +268,21 @@ impl Keyspace {
     /// The first key whose deadline has come.
     #[must_use]
     pub fn expired(&self, now: Time) -> Option<Key> {
-        let &(deadline, slot) = self.leases.deadlines.first()?;
+        let (deadline, slot) = self.leases.first_deadline()?;
         (deadline <= now).then(|| self.slots[slot].key.clone())
     }
 
     /// When the next entry ends by itself.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.leases.deadlines.first().map(|&(deadline, _)| deadline)
+        self.leases.first_deadline().map(|(deadline, _)| deadline)
     }
 
     /// A key that belongs to this connection, while there is one.
     #[must_use]
     pub fn owned_by(&self, owner: Owner) -> Option<Key> {
-        let mut owned = self.leases.owned.range((owner, 0)..=(owner, usize::MAX));
-        owned.next().map(|&(_, slot)| self.slots[slot].key.clone())
+        let slot = self.leases.owned_by(owner)?;
+        Some(self.slots[slot].key.clone())
     }
 
     /// Walks the keys that a pattern may match, in byte order, from behind `after` on.
@@ -315,6 +333,7 @@ impl Keyspace {
                 live.map(|entry| Change {
                     key: &entry.key,
                     entry: self.entry_at(slot),
+                    class: Class::of(entry.lifetime),
                 }),
             )
         })
@@ -323,13 +342,13 @@ impl Keyspace {
     /// Drops the oldest tombstones over the bound. To be called once a turn, after delivery, so that
     /// followers that keep up have read them.
     pub fn drop_tombstones(&mut self) {
-        if self.tombstones <= self.tombstones_max {
+        if self.totals.tombstones <= self.tombstones_max {
             return;
         }
         let mut position = self
             .index
             .partition_point(|&(rev, _)| rev <= self.tombstones_after);
-        while self.tombstones > self.tombstones_max {
+        while self.totals.tombstones > self.tombstones_max {
             let Some(&(rev, slot)) = self.index.get(position) else {
                 break;
             };
@@ -342,7 +361,7 @@ impl Keyspace {
             if is_tombstone {
                 let entry = self.slots.remove(slot);
                 self.by_key.remove(entry.key.as_str());
-                self.tombstones -= 1;
+                self.totals.leave(&entry);
                 self.floor = rev;
             }
         }
@@ -353,8 +372,7 @@ impl Keyspace {
     #[doc(hidden)]
     pub fn assert_invariants(&self) {
         assert_eq!(self.by_key.len(), self.slots.len());
-        let mut bytes = 0;
-        let mut tombstones = 0;
+        let mut totals = Totals::default();
         for (key, &slot) in &self.by_key {
             let entry = &self.slots[slot];
             assert_eq!(&entry.key, key);
@@ -362,34 +380,21 @@ impl Keyspace {
                 self.index.binary_search(&(entry.rev, slot)).is_ok(),
                 "{key} is indexed"
             );
-            match &entry.value {
-                Some(value) => bytes += (key.as_str().len() + value.len()) as u64,
-                None => {
-                    tombstones += 1;
-                    assert!(entry.rev > self.floor && entry.rev > self.tombstones_after);
-                    assert!(!self.leases.by_slot.contains_key(&slot), "{key} is deleted");
-                }
+            totals.join(entry);
+            if entry.value.is_none() {
+                assert!(entry.rev > self.floor && entry.rev > self.tombstones_after);
+                let lease = self.leases.of(slot);
+                assert!(
+                    lease.owner.is_none() && lease.deadline.is_none(),
+                    "{key} is deleted"
+                );
             }
         }
-        assert_eq!((self.bytes, self.tombstones), (bytes, tombstones));
+        assert_eq!(self.totals, totals);
         assert!(self.index.is_sorted());
         assert!(self.index.len() <= 2 * self.slots.len() + INDEX_SLACK);
         assert!(self.floor <= self.rev);
-        let leases = &self.leases;
-        let deadlines = leases
-            .by_slot
-            .values()
-            .filter(|lease| lease.1.is_some())
-            .count();
-        let owned = leases
-            .by_slot
-            .values()
-            .filter(|lease| lease.0.is_some())
-            .count();
-        assert_eq!(
-            (leases.deadlines.len(), leases.owned.len()),
-            (deadlines, owned)
-        );
+        self.leases.assert_invariants();
     }
 
     fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
@@ -399,12 +404,25 @@ impl Keyspace {
             key: &entry.key,
             rev: entry.rev,
             lifetime: entry.lifetime,
-            deadline: self.leases.deadline(slot),
+            deadline: self.leases.of(slot).deadline,
             value: match entry.form {
                 Form::Json => Stored::Json(value),
                 Form::Bytes => Stored::Bytes(value),
             },
         })
+    }
+
+    /// A slot for a key that has none: a tombstone that nothing counts yet.
+    fn add_slot(&mut self, key: Key) -> usize {
+        let slot = self.slots.insert(Slot {
+            key: key.clone(),
+            value: None,
+            rev: 0,
+            form: Form::Json,
+            lifetime: Lifetime::default(),
+        });
+        self.by_key.insert(key, slot);
+        slot
     }
 
     fn append(&mut self, slot: usize) {
@@ -443,41 +461,62 @@ impl Entry<'_> {
     }
 }
 
-impl Leases {
-    fn begin(&mut self, slot: usize, owner: Option<Owner>, deadline: Option<Time>) {
-        if owner.is_none() && deadline.is_none() {
-            return;
-        }
-        self.by_slot.insert(slot, (owner, deadline));
-        if let Some(owner) = owner {
-            self.owned.insert((owner, slot));
-        }
-        if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, slot));
+impl Terms {
+    fn lease(self) -> Lease {
+        Lease {
+            owner: self.owner,
+            deadline: self.deadline,
         }
     }
+}
 
-    fn end(&mut self, slot: usize) {
-        if self.by_slot.is_empty() {
-            return;
+impl Class {
+    /// Where an entry of this lifetime is kept.
+    #[must_use]
+    pub fn of(lifetime: Lifetime) -> Class {
+        match lifetime {
+            Lifetime::Durable => Class::Durable,
+            Lifetime::Boot | Lifetime::Session => Class::Boot,
         }
-        let Some((owner, deadline)) = self.by_slot.remove(&slot) else {
-            return;
+    }
+}
+
+impl Totals {
+    fn join(&mut self, slot: &Slot) {
+        match &slot.value {
+            Some(value) => self.bytes += (slot.key.as_str().len() + value.len()) as u64,
+            None => self.tombstones += 1,
+        }
+        self.written[Class::of(slot.lifetime) as usize] += slot.written_bytes();
+    }
+
+    fn leave(&mut self, slot: &Slot) {
+        match &slot.value {
+            Some(value) => self.bytes -= (slot.key.as_str().len() + value.len()) as u64,
+            None => self.tombstones -= 1,
+        }
+        self.written[Class::of(slot.lifetime) as usize] -= slot.written_bytes();
+    }
+}
+
+impl Slot {
+    /// About how many bytes it takes to write this down: what surrounds a key and its value in a
+    /// record of `journal`, and a revision of some digits.
+    fn written_bytes(&self) -> u64 {
+        let value = match (&self.value, self.form) {
+            (None, _) => 0,
+            (Some(value), Form::Json) => value.len(),
+            (Some(value), Form::Bytes) => value.len().div_ceil(3) * 4,
         };
-        if let Some(owner) = owner {
-            self.owned.remove(&(owner, slot));
-        }
-        if let Some(deadline) = deadline {
-            self.deadlines.remove(&(deadline, slot));
-        }
+        (self.key.as_str().len() + value + 48) as u64
     }
+}
 
-    fn deadline(&self, slot: usize) -> Option<Time> {
-        if self.by_slot.is_empty() {
-            None
-        } else {
-            self.by_slot.get(&slot)?.1
-        }
+/// A value's bytes, and what they are.
+fn parts<'a>(payload: &'a Payload<'_>) -> (&'a [u8], Form) {
+    match payload {
+        Payload::Json(json) => (json.as_bytes(), Form::Json),
+        Payload::Bytes(bytes) => (bytes, Form::Bytes),
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`client`]: the blocking client;
 //! - `keyspace` and `watch`: the entries, the order of their changes, and whom a change concerns;
 //! - `session`: one connection without its socket (private);
+//! - `journal`: what is written down, so that it outlives the daemon;
 //! - `broker`: every decision, without input or output;
 //! - `server`: the event loop, which programs can also run on a thread of their own.
 //!
@@ -20,6 +21,8 @@ pub mod address;
 #[cfg(feature = "server")]
 pub mod broker;
 pub mod client;
+#[cfg(feature = "server")]
+pub mod journal;
 pub mod key;
 #[cfg(feature = "server")]
 pub mod keyspace;

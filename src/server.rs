@@ -6,9 +6,10 @@
 //! 2. **read** what has come in, each connection its share,
 //! 3. **decide**: the broker lets entries end whose time has come, and carries out the requests (while
 //!    reading: a request needs nothing from other connections' input),
-//! 4. **commit**: what the turn has changed is made as safe as was promised. There is no storage yet,
-//!    so there is nothing to do but to say so,
+//! 4. **commit**: what the turn has changed is made as safe as was promised; where storage does not
+//!    take it, the broker carries the turn out again without it,
 //! 5. **deliver**: responses, then events, into each socket until it is full or its share is used.
+//!    After that storage has its own share of the turn.
 //!
 //! mio's readiness is edge-triggered: the kernel says once that a socket has become ready. So each
 //! connection remembers whether it is readable and writable until a call says that it would block,
@@ -27,6 +28,7 @@ mod listen;
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,7 +39,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::address::Address;
 use crate::broker::{self, Broker, Share};
-use crate::keyspace::Time;
+use crate::journal::{self, Journals, Memory, Storage, Wake};
+use crate::keyspace::{Keyspace, Time};
 use crate::session::Peer;
 use crate::wire::Limits;
 
@@ -49,12 +52,18 @@ pub use listen::BindError;
 
 /// How much is read from one connection a turn.
 const READ_BYTES: usize = 32 << 10;
+/// A turn takes no more requests when they have changed so much: a commit is one write, and what may
+/// have to be undone is kept until then.
+const TURN_BYTES_MAX: u64 = 4 << 20;
 /// How many connections are accepted from one listening socket a turn.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting pauses when descriptors or memory have run out, unless a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How long a clean stop waits for clients to read the responses that they are owed.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a turn is carried out again at most: once for each place where entries are kept.
+const COMMIT_TRIES: u32 = 2;
 
 const CONTROL: Token = Token(usize::MAX - 1);
 const LISTENERS: usize = usize::MAX / 2;
@@ -80,6 +89,8 @@ pub struct Options {
     pub send_buffer: Option<usize>,
     /// Stop cleanly after so long without a client.
     pub idle_exit: Option<Duration>,
+    /// Where the keyspace is kept. Nothing outlives the server where this says nothing.
+    pub journals: Option<journal::Options>,
 }
 
 impl Default for Options {
@@ -92,6 +103,7 @@ impl Default for Options {
             socket_group: None,
             send_buffer: Some(SEND_BUFFER_BYTES),
             idle_exit: None,
+            journals: None,
         }
     }
 }
@@ -111,6 +123,7 @@ pub struct Server {
     /// Connections that are being delivered to; empty between turns.
     due: Vec<usize>,
     broker: Broker,
+    storage: Box<dyn Storage>,
     options: Options,
     /// Until when accepting pauses, because the system had no descriptor or memory for it.
     accept_pause: Option<Instant>,
@@ -146,11 +159,24 @@ struct Connection {
 }
 
 impl Server {
-    /// Opens the sockets. Connections wait in their queues until the server runs.
+    /// Reads what is kept and opens the sockets. Connections wait in their queues until the server
+    /// runs.
     ///
     /// # Errors
     /// [`BindError`], after which nothing is left open.
     pub fn bind(options: Options) -> Result<Server, BindError> {
+        let storage: Box<dyn Storage> = match &options.journals {
+            Some(journals) => Box::new(Journals::new(journals.clone())),
+            None => Box::new(Memory),
+        };
+        Server::bind_with(options, storage)
+    }
+
+    /// The same with a storage of another kind, in place of [`Options::journals`].
+    ///
+    /// # Errors
+    /// [`BindError`], after which nothing is left open.
+    pub fn bind_with(options: Options, mut storage: Box<dyn Storage>) -> Result<Server, BindError> {
         let token = options.token_file.as_ref().map(read_token).transpose()?;
         let group = options.socket_group.as_deref().map(group_id).transpose()?;
         let poll = Poll::new().map_err(BindError::Loop)?;
@@ -162,15 +188,24 @@ impl Server {
             mode: options.socket_mode,
             group,
         };
+        let now = clock();
+        let mut keyspace = Keyspace::new(options.limits.tombstones);
+        let wake: Wake = {
+            let handle = control.handle.clone();
+            Arc::new(move || handle.wake())
+        };
+        let epoch = storage
+            .load(&mut keyspace, now, wake)
+            .map_err(BindError::Storage)?;
+        let broker = broker::Options {
+            limits: options.limits.clone(),
+            epoch,
+            token,
+            can_redo: storage.can_fail(),
+        };
         let mut server = Server {
-            broker: Broker::new(
-                broker::Options {
-                    limits: options.limits.clone(),
-                    epoch: new_epoch(),
-                    token,
-                },
-                clock(),
-            ),
+            broker: Broker::new(broker, keyspace, now),
+            storage,
             poll,
             control,
             listeners: Vec::new(),
@@ -180,18 +215,25 @@ impl Server {
             accept_pause: None,
             idle_since: Some(Instant::now()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
-            now: clock(),
+            now,
             options,
         };
-        for address in server.options.addresses.clone() {
+        if let Err(error) = server.listen(terms) {
             // Those that are open already are closed by the drop of the server.
-            let has_token = server.options.token_file.is_some();
-            server
-                .listeners
+            server.storage.close(server.broker.keyspace());
+            return Err(error);
+        }
+        Ok(server)
+    }
+
+    fn listen(&mut self, terms: FileTerms) -> Result<(), BindError> {
+        for address in self.options.addresses.clone() {
+            let has_token = self.options.token_file.is_some();
+            self.listeners
                 .extend(Listener::bind(&address, terms, has_token)?);
         }
-        for (number, listener) in server.listeners.iter_mut().enumerate() {
-            let registry = server.poll.registry();
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            let registry = self.poll.registry();
             registry
                 .register(
                     listener.socket.source(),
@@ -200,7 +242,7 @@ impl Server {
                 )
                 .map_err(BindError::Loop)?;
         }
-        Ok(server)
+        Ok(())
     }
 
     /// The addresses that it listens on, as bound: a port that was given as 0 is known here.
@@ -230,6 +272,7 @@ impl Server {
             self.commit();
             self.deliver();
             self.broker.end_turn();
+            self.tend();
         }
         info!("stopping");
         self.flush(&mut events)
@@ -292,16 +335,18 @@ impl Server {
         if !self.active.is_empty() || self.broker.has_due() || accepts {
             return Some(Duration::ZERO);
         }
-        let entry = self
-            .broker
-            .next_deadline()
+        let due = [self.broker.next_deadline(), self.storage.next_deadline()];
+        let due = due
+            .into_iter()
+            .flatten()
+            .min()
             .map(|deadline| Duration::from_millis(deadline.0.saturating_sub(clock().0)));
         let pause = self
             .accept_pause
             .map(|until| until.saturating_duration_since(Instant::now()));
         let idle = self.options.idle_exit.zip(self.idle_since);
         let idle = idle.map(|(patience, since)| patience.saturating_sub(since.elapsed()));
-        [entry, pause, idle].into_iter().flatten().min()
+        [due, pause, idle].into_iter().flatten().min()
     }
 
     fn is_to_stop(&self) -> bool {
@@ -411,7 +456,12 @@ impl Server {
     /// Phases 2 and 3: gives each active connection its share.
     fn read(&mut self) {
         let mut active = std::mem::take(&mut self.active);
+        let mut taken = 0;
         for &number in &active {
+            if self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX {
+                break;
+            }
+            taken += 1;
             let Some(connection) = &mut self.connections[number] else {
                 continue;
             };
@@ -422,7 +472,9 @@ impl Server {
                 self.read_from(number);
             }
         }
-        for number in active.drain(..) {
+        // Those that had no turn come first in the next one.
+        self.active.extend_from_slice(&active[taken..]);
+        for number in active.drain(..).take(taken) {
             self.activate(number);
         }
         if self.active.is_empty() {
@@ -460,9 +512,39 @@ impl Server {
         }
     }
 
-    /// Phase 4. The journals' place: [`Broker::uncommitted`] is what they are to keep.
+    /// Phase 4: makes the turn's changes safe, or does without those that can't be.
     fn commit(&mut self) {
+        let mut tries = 0;
+        while self
+            .storage
+            .commit(
+                self.broker.keyspace(),
+                self.broker.committed_rev(),
+                self.now,
+            )
+            .is_err()
+        {
+            tries += 1;
+            assert!(
+                tries <= COMMIT_TRIES,
+                "a storage that fails says what it can't write"
+            );
+            self.set_storage();
+            self.broker.redo(self.now);
+        }
         self.broker.committed();
+    }
+
+    /// Gives storage its share of a turn.
+    fn tend(&mut self) {
+        self.storage.tend(self.broker.keyspace(), self.now);
+        self.set_storage();
+    }
+
+    fn set_storage(&mut self) {
+        let storage = &self.storage;
+        self.broker
+            .set_storage(storage.writable(), storage.figures());
     }
 
     /// Phase 5: writes to each connection that has something to be told, and ends those that are
@@ -566,6 +648,7 @@ impl Server {
             }
         }
         self.commit();
+        self.storage.close(self.broker.keyspace());
         loop {
             self.deliver();
             let owed = (0..self.connections.len())
@@ -674,12 +757,6 @@ fn clock() -> Time {
         clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
     let milliseconds = now.tv_sec() * 1000 + now.tv_nsec() / 1_000_000;
     Time(u64::try_from(milliseconds).expect("time since the start is not negative"))
-}
-
-/// An epoch that no other one is equal to.
-fn new_epoch() -> String {
-    let random = getrandom::u64().expect("the kernel gives random bytes");
-    format!("{random:016x}")
 }
 
 fn read_token(path: &PathBuf) -> Result<broker::Token, BindError> {

@@ -95,7 +95,7 @@ pub(crate) struct Input {
 }
 
 /// A request that goes on in the next turn.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) id: Option<Id<'static>>,
     pub(crate) pattern: Pattern,
@@ -105,14 +105,14 @@ pub(crate) struct Job {
 }
 
 /// What a [`Job`] does with each key that matches.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Task {
     List(Listing),
     Delete(Deletion),
 }
 
 /// A page of a list while it is gathered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Listing {
     pub(crate) keys_only: bool,
     /// How many entries may still be added.
@@ -126,7 +126,7 @@ pub(crate) struct Listing {
 }
 
 /// A deletion by pattern while it goes on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Deletion {
     pub(crate) deleted: u64,
     /// The revision of the last deletion, or the keyspace's when it was asked for.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::key::{Key, KeyRef};
-use crate::keyspace::{Terms, Time};
+use crate::keyspace::{Class, Terms, Time};
 use crate::session::Steps;
 use crate::wire::{BatchOp, Delete, ErrorCode, Payload, Put};
 
@@ -144,6 +144,8 @@ impl Broker {
             plan.changes.push(Planned::Renew { key, terms });
             return Ok(());
         }
+        self.check_replaceable(key, left)?;
+        self.check_writable(Class::of(terms.lifetime))?;
         plan.take_away(self.size(key, left));
         plan.added.0 += 1;
         plan.added.1 += (put.key.len() + put.payload.len()) as u64;
@@ -161,8 +163,7 @@ impl Broker {
         if !pattern.has_star() {
             let key = KeyRef::new(&delete.key)?;
             self.judge(key, delete.if_rev)?;
-            self.plan_delete_key(plan, key.to_key());
-            return Ok(());
+            return self.plan_delete_key(plan, key.to_key());
         }
         if delete.if_rev.is_some() {
             return Err(Refusal::bad_request(
@@ -183,20 +184,31 @@ impl Broker {
         }
         found.sort_unstable();
         for key in found {
-            self.plan_delete_key(plan, key);
+            self.plan_delete_key(plan, key)?;
         }
         Ok(())
     }
 
     /// Plans the deletion of a key, if there will be such a key.
-    fn plan_delete_key(&self, plan: &mut Plan<'_>, key: Key) {
+    fn plan_delete_key(&self, plan: &mut Plan<'_>, key: Key) -> Result<(), Refusal> {
         let left = plan.overlay.get(&key).copied();
         let Some(size) = self.size(key.borrowed(), left) else {
-            return;
+            return Ok(());
         };
+        self.check_replaceable(key.borrowed(), left)?;
         plan.take_away(Some(size));
         plan.overlay.insert(key.clone(), Left::Deleted);
         plan.changes.push(Planned::Delete { key });
+        Ok(())
+    }
+
+    /// Refuses to change what can't be written at present. What the batch itself has put is checked
+    /// where it is planned.
+    fn check_replaceable(&self, key: KeyRef<'_>, left: Option<Left<'_>>) -> Result<(), Refusal> {
+        match (left, self.keyspace.entry(key)) {
+            (None, Some(entry)) => self.check_writable(Class::of(entry.lifetime)),
+            _ => Ok(()),
+        }
     }
 
     /// How many bytes a key and its value have, as the plan leaves it so far; nothing where there is

@@ -5,12 +5,12 @@
 //! clients is told in `docs/protocol.md`. The response is written in one piece when the job is done.
 
 use crate::key::{Key, Pattern};
-use crate::keyspace::{Entry, Time};
+use crate::keyspace::{Class, Entry, Time};
 use crate::session::{Deletion, Job, Listing, Steps, Task};
 use crate::wire::Reply;
 
-use super::Broker;
 use super::ops::with_terms;
+use super::{Broker, Refusal};
 
 /// How many keys a deletion finds before it deletes them: the walk borrows the keyspace.
 const DELETED_AT_ONCE: usize = 256;
@@ -31,15 +31,15 @@ impl Broker {
             ..
         } = &mut *job;
         let is_done = match task {
-            Task::List(listing) => self.list_on(pattern, after, listing, steps, now),
+            Task::List(listing) => Ok(self.list_on(pattern, after, listing, steps, now)),
             Task::Delete(deletion) => self.delete_on(pattern, after, deletion, steps),
         };
-        if is_done {
-            self.answer(session, *job);
-            self.set_due(session);
-        } else {
-            self.sessions[session].job = Some(job);
+        match is_done {
+            Ok(false) => return self.sessions[session].job = Some(job),
+            Ok(true) => self.answer(session, *job),
+            Err(refusal) => self.refuse(session, job.id.as_ref(), &refusal),
         }
+        self.set_due(session);
     }
 
     /// Gathers entries while there are steps; true when the page is full or the walk is over.
@@ -76,21 +76,25 @@ impl Broker {
         true
     }
 
-    /// Deletes keys while there are steps; true when the walk is over.
+    /// Deletes keys while there are steps; true when the walk is over. What was deleted stays so where
+    /// it then comes upon an entry that can't be.
     fn delete_on(
         &mut self,
         pattern: &Pattern,
         after: &mut Option<Key>,
         deletion: &mut Deletion,
         steps: &mut Steps,
-    ) -> bool {
+    ) -> Result<bool, Refusal> {
         while steps.are_left() {
             let mut found = Vec::new();
             let mut is_over = true;
             let from = after.take();
             for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
                 steps.take(1);
-                found.extend(entry.map(|_| key.clone()));
+                if let Some(entry) = entry {
+                    self.check_writable(Class::of(entry.lifetime))?;
+                    found.push(key.clone());
+                }
                 if found.len() == DELETED_AT_ONCE || !steps.are_left() {
                     *after = Some(key.clone());
                     is_over = false;
@@ -104,10 +108,10 @@ impl Broker {
                 }
             }
             if is_over {
-                return true;
+                return Ok(true);
             }
         }
-        false
+        Ok(false)
     }
 
     fn answer(&mut self, session: usize, job: Job) {

@@ -1,7 +1,8 @@
 //! One request: what it may do, what it does, what is answered.
 
+use crate::journal::Writable;
 use crate::key::{KeyError, KeyRef, Pattern};
-use crate::keyspace::{Entry, Terms, Time};
+use crate::keyspace::{Class, Entry, Terms, Time};
 use crate::session::{Deletion, Job, Listing, Peer, Start, Steps, Subscription, Task};
 use crate::watch::Watcher;
 use crate::wire::{
@@ -148,6 +149,10 @@ impl Broker {
                 .end();
             return Ok(Done::Answered);
         }
+        if let Some(entry) = &entry {
+            self.check_writable(Class::of(entry.lifetime))?;
+        }
+        self.check_writable(Class::of(terms.lifetime))?;
         let (old_keys, old_bytes) = entry.map_or((0, 0), |entry| (1, entry.bytes()));
         let new_bytes = (put.key.len() + put.payload.len()) as u64;
         self.check_quota((old_keys, old_bytes), (1, new_bytes))?;
@@ -262,7 +267,11 @@ impl Broker {
             Err(_) if delete.key.contains('*') => return self.delete_all(id, delete),
             Err(refusal) => return Err(refusal),
         };
-        check_rev(key, self.keyspace.entry(key).as_ref(), delete.if_rev)?;
+        let entry = self.keyspace.entry(key);
+        check_rev(key, entry.as_ref(), delete.if_rev)?;
+        if let Some(entry) = &entry {
+            self.check_writable(Class::of(entry.lifetime))?;
+        }
         let rev = self.delete_key(key);
         let current = self.keyspace.rev();
         self.ok(session, id)
@@ -365,7 +374,7 @@ impl Broker {
             .iter()
             .map(|(_, session)| session.subscriptions.len())
             .sum();
-        let counters = &self.counters;
+        let (counters, figures) = (&self.counters, &self.figures);
         reply
             .text("version", env!("CARGO_PKG_VERSION"))
             .text("epoch", &self.epoch)
@@ -382,9 +391,16 @@ impl Broker {
             .number("events", counters.events)
             .number("coalesced", counters.coalesced)
             .number("errors", counters.errors)
-            .number("journal_bytes", 0)
-            .number("journal_syncs", 0)
+            .number("journal_bytes", figures.bytes)
+            .number("journal_syncs", figures.syncs)
             .number("tombstones", self.keyspace.tombstones())
+            .number("journal_records", figures.records)
+            .number("journal_live_bytes", figures.live_bytes)
+            .number("journal_written_bytes", figures.written_bytes)
+            .number("journal_rewrites", figures.rewrites)
+            .number("journal_failures", figures.failures)
+            .number("boot_journal_bytes", figures.boot_bytes)
+            .number("read_only", u64::from(self.writable != Writable::default()))
             .end();
     }
 

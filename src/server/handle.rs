@@ -101,7 +101,7 @@ impl Handle {
         self.wake.try_clone()
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // A full buffer means that the server will wake anyway; a closed one, that it has stopped.
         let _ = (&*self.wake).write(&[0]);
     }

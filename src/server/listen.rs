@@ -18,6 +18,7 @@ use mio::{Interest, Registry, Token};
 use nix::sys::socket::{self, sockopt};
 
 use crate::address::Address;
+use crate::journal::LoadError;
 use crate::session::Peer;
 
 /// How many connections may wait to be accepted, on each listening socket.
@@ -54,6 +55,8 @@ pub enum BindError {
     },
     /// The event loop could not be set up.
     Loop(io::Error),
+    /// What is kept can't be read, or written to.
+    Storage(LoadError),
 }
 
 /// A socket that connections come from.
@@ -330,6 +333,7 @@ impl fmt::Display for BindError {
             }
             BindError::Io { address, source } => write!(f, "can't listen on {address}: {source}"),
             BindError::Loop(source) => write!(f, "can't set up the event loop: {source}"),
+            BindError::Storage(source) => source.fmt(f),
         }
     }
 }
@@ -340,6 +344,7 @@ impl std::error::Error for BindError {
             BindError::TokenFile { source, .. }
             | BindError::Io { source, .. }
             | BindError::Loop(source) => Some(source),
+            BindError::Storage(source) => Some(&**source),
             _ => None,
         }
     }

@@ -18,7 +18,7 @@ pub(crate) enum Stored<'a> {
 }
 
 impl Stored<'_> {
-    fn write(self, out: &mut Vec<u8>) {
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
         match self {
             Stored::Json(json) => {
                 out.extend_from_slice(b",\"value\":");

@@ -92,8 +92,15 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(socket: &Path) -> Daemon {
+        let directory = socket.parent().expect("the socket is in a directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_nkv-server"));
-        let daemon = Daemon(command.arg(socket).stderr(Stdio::null()).spawn().unwrap());
+        command
+            .arg("--data-dir")
+            .arg(directory.join("data"))
+            .arg("--runtime-dir")
+            .arg(directory.join("runtime"))
+            .arg(socket);
+        let daemon = Daemon(command.stderr(Stdio::null()).spawn().unwrap());
         let patience = Instant::now() + Duration::from_secs(10);
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
             assert!(Instant::now() < patience, "the daemon does not come up");

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::constructed::{ask, exchange, limits, lines, pair};
 use crate::support::{Bench, unix_peer};
 
-const INTEGERS: [&str; 16] = [
+const INTEGERS: [&str; 23] = [
     "uptime_ms",
     "clients",
     "subscriptions",
@@ -23,6 +23,13 @@ const INTEGERS: [&str; 16] = [
     "journal_bytes",
     "journal_syncs",
     "tombstones",
+    "journal_records",
+    "journal_live_bytes",
+    "journal_written_bytes",
+    "journal_rewrites",
+    "journal_failures",
+    "boot_journal_bytes",
+    "read_only",
 ];
 
 fn statistics(bench: &mut Bench) -> Value {

@@ -78,6 +78,24 @@ impl Plan {
         }
     }
 
+    /// A daemon that keeps journals, in the directories [`Plan::data_directory`] and
+    /// [`Plan::runtime_directory`]. Each start of the plan goes on where the one before has ended.
+    pub(crate) fn keeping() -> Plan {
+        let mut plan = Plan::new();
+        plan.arguments.clear();
+        let (data, runtime) = (plan.data_directory(), plan.runtime_directory());
+        plan.with(&["--data-dir", data.to_str().unwrap()])
+            .with(&["--runtime-dir", runtime.to_str().unwrap()])
+    }
+
+    pub(crate) fn data_directory(&self) -> PathBuf {
+        self.directory().join("data")
+    }
+
+    pub(crate) fn runtime_directory(&self) -> PathBuf {
+        self.directory().join("runtime")
+    }
+
     /// Adds options or addresses, one word each.
     pub(crate) fn with(mut self, words: &[&str]) -> Plan {
         self.arguments
@@ -122,7 +140,7 @@ impl Plan {
             plan: self.clone(),
         };
         // The last line before it serves; those with its addresses come before.
-        daemon.wait_for_log("keeping everything in memory");
+        daemon.wait_for_log("keeping ");
         daemon
     }
 
@@ -232,6 +250,13 @@ impl Daemon {
         let ended = self.log.wait_for_end();
         assert!(ended, "the daemon runs on after {:?}", start.elapsed());
         self.child.wait().unwrap()
+    }
+
+    /// Ends it as a crash would, and returns its log.
+    pub(crate) fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.wait();
+        self.log()
     }
 
     /// Stops it cleanly and returns its log.

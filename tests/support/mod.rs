@@ -11,7 +11,7 @@
 )]
 
 use nkv::broker::{Broker, Options, Peer, Share, Token};
-use nkv::keyspace::Time;
+use nkv::keyspace::{Keyspace, Time};
 use nkv::wire::Limits;
 
 pub struct Bench {
@@ -59,9 +59,11 @@ impl Bench {
             limits,
             epoch: "e1".into(),
             token: token.and_then(Token::new),
+            can_redo: false,
         };
+        let keyspace = Keyspace::new(options.limits.tombstones);
         Bench {
-            broker: Broker::new(options, Time(0)),
+            broker: Broker::new(options, keyspace, Time(0)),
             now: Time(0),
             clients: Vec::new(),
         }

@@ -1,10 +1,14 @@
 //! The command line: from words to options, or to what is wrong with them.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
+use nkv::journal::{self, Policy, SYNC_INTERVAL};
 use nkv::server::{Options, SEND_BUFFER_BYTES};
+
+use crate::places;
 
 /// What the user asks for.
 pub(crate) enum Asked {
@@ -25,6 +29,7 @@ const MESSAGE_BYTES_MIN: u64 = 4096;
 
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     let mut options = Options::default();
+    let mut kept = Kept::default();
     let mut log = std::env::var("NKV_LOG").unwrap_or_else(|_| "info".into());
     let mut parser = Parser::from_iter(words);
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
@@ -43,8 +48,14 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
                     env!("CARGO_PKG_VERSION")
                 )));
             }
-            // Everything is kept in memory so far; who asks for it by name gets it in every version.
-            Arg::Long("in-memory") => continue,
+            Arg::Long("in-memory") => {
+                kept.in_memory = true;
+                continue;
+            }
+            Arg::Long("recover") => {
+                kept.recover = true;
+                continue;
+            }
             Arg::Long(name) if TAKE_A_VALUE.contains(&name) => name.to_owned(),
             unknown => return Err(unknown.unexpected().to_string()),
         };
@@ -54,15 +65,82 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
             .map_err(|error| error.to_string())?;
         match &*name {
             "log" => log = value,
+            "data-dir" => {
+                kept.data_directory =
+                    Some(directory(&value).map_err(|error| format!("--data-dir: {error}"))?)
+            }
+            "runtime-dir" => {
+                kept.runtime_directory =
+                    Some(directory(&value).map_err(|error| format!("--runtime-dir: {error}"))?)
+            }
+            "sync" => kept.policy = policy(&value).map_err(|error| format!("--sync: {error}"))?,
             name => {
                 set(&mut options, name, &value).map_err(|error| format!("--{name}: {error}"))?;
             }
         }
     }
+    options.journals = kept.journals()?;
     Ok(Asked::Serve(Box::new(Arguments { options, log })))
 }
 
-const TAKE_A_VALUE: [&str; 12] = [
+/// Where the keyspace is to be kept, as far as it was said.
+#[derive(Default)]
+struct Kept {
+    in_memory: bool,
+    recover: bool,
+    data_directory: Option<PathBuf>,
+    runtime_directory: Option<PathBuf>,
+    policy: Policy,
+}
+
+impl Kept {
+    fn journals(self) -> Result<Option<journal::Options>, String> {
+        if self.in_memory {
+            return Ok(None);
+        }
+        let data_directory = self.data_directory.or_else(places::data_directory);
+        let runtime_directory = self
+            .runtime_directory
+            .unwrap_or_else(places::runtime_directory);
+        Ok(Some(journal::Options {
+            data_directory: data_directory
+                .ok_or("there is no $HOME: say --data-dir, or --in-memory")?,
+            runtime_directory,
+            policy: self.policy,
+            recover: self.recover,
+        }))
+    }
+}
+
+fn directory(value: &str) -> Result<PathBuf, String> {
+    match value {
+        "" => Err("it is empty".into()),
+        value => Ok(value.into()),
+    }
+}
+
+/// `always`, `interval`, `interval=MS` or `never`.
+fn policy(text: &str) -> Result<Policy, String> {
+    let unknown = || format!("{text:?} is none of always, interval, interval=MS and never");
+    match text.split_once('=') {
+        None if text == "always" => Ok(Policy::Always),
+        None if text == "interval" => Ok(Policy::Interval(SYNC_INTERVAL)),
+        None if text == "never" => Ok(Policy::Never),
+        Some(("interval", milliseconds)) => {
+            let milliseconds = milliseconds.parse().map_err(|_| unknown())?;
+            Ok(Policy::Interval(Duration::from_millis(at_least(
+                1,
+                milliseconds,
+            )?)))
+        }
+        _ => Err(unknown()),
+    }
+}
+
+const TAKE_A_VALUE: [&str; 15] = [
+    "data-dir",
+    "runtime-dir",
+    "sync",
     "socket-mode",
     "socket-group",
     "token-file",
@@ -150,7 +228,17 @@ tcp:HOST:PORT or a bare port number (then on localhost) for TCP. Several may be 
 /run/nkv.sock as root, else $XDG_RUNTIME_DIR/nkv.sock, else /tmp/nkv-UID/nkv.sock.
 
 Options:
-  --in-memory              keep no files (this version never does)
+  --data-dir DIR           directory of the durable journal, made if missing [$STATE_DIRECTORY, else
+                           /var/lib/nkv as root, else $XDG_STATE_HOME/nkv or ~/.local/state/nkv]
+  --runtime-dir DIR        directory of the boot journal, which should go with the machine
+                           [$RUNTIME_DIRECTORY, else /run/nkv as root, else $XDG_RUNTIME_DIR/nkv, else
+                           /tmp/nkv-UID]
+  --sync WHEN              when durable changes are on stable storage: always (before anyone hears of
+                           them), interval or interval=MS (within {interval} ms, or MS), never (when the
+                           kernel sees fit) [always]
+  --recover                start from a damaged journal: keep all sound records, set the damaged file
+                           aside, say what was dropped
+  --in-memory              keep no files: nothing outlives the daemon
   --socket-mode MODE       mode of Unix sockets [{mode:04o}]
   --socket-group NAME      group of Unix sockets [the process's]
   --token-file FILE        what a TCP client's hello must carry; without it, TCP is refused on any but
@@ -174,8 +262,10 @@ Sizes and numbers take k, M and G.
 Signals: SIGTERM and SIGINT stop cleanly (a second one at once), SIGHUP reads the token file again,
 SIGUSR1 logs the statistics.
 
-Exit codes: 0 clean stop, 1 failure at run time, 2 usage, 3 the address is in use.
+Exit codes: 0 clean stop, 1 failure at run time, 2 usage, 3 the address is in use, 4 a directory is
+locked, damaged or not writable.
 ",
+        interval = SYNC_INTERVAL.as_millis(),
         mode = default.socket_mode,
         clients = limits.clients,
         message = limits.message,
@@ -203,6 +293,12 @@ mod tests {
     #[test]
     fn options_are_taken() {
         let arguments = parsed(&[
+            "--data-dir",
+            "/data",
+            "--runtime-dir=/runtime",
+            "--sync",
+            "interval=20",
+            "--recover",
             "--max-message",
             "64k",
             "--max-bytes=2G",
@@ -217,6 +313,12 @@ mod tests {
         ])
         .unwrap();
         let options = &arguments.options;
+        let journals = options.journals.as_ref().unwrap();
+        assert_eq!(journals.data_directory.to_str(), Some("/data"));
+        assert_eq!(journals.runtime_directory.to_str(), Some("/runtime"));
+        assert_eq!(journals.policy, Policy::Interval(Duration::from_millis(20)));
+        assert!(journals.recover);
+        assert!(parsed(&["--in-memory"]).unwrap().options.journals.is_none());
         assert_eq!(options.limits.message, 64 << 10);
         assert_eq!(options.limits.bytes, 2 << 30);
         assert_eq!(options.socket_mode, 0o600);
@@ -244,6 +346,11 @@ mod tests {
         check(&["--max-message", "10"], "--max-message");
         check(&["--socket-mode", "999"], "--socket-mode");
         check(&["--idle-exit", "0"], "--idle-exit");
+        check(&["--sync", "often"], "--sync");
+        check(&["--sync", "interval=0"], "--sync");
+        check(&["--sync", "always=1"], "--sync");
+        check(&["--data-dir", ""], "--data-dir");
+        check(&["--runtime-dir"], "--runtime-dir");
         check(&["-x"], "-x");
         check(&["nowhere"], "nowhere");
     }

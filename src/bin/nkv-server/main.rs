@@ -6,9 +6,10 @@
 
 mod arguments;
 mod logging;
+mod places;
 
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -57,9 +58,22 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { mut options, .. } = arguments;
     if options.addresses.is_empty() {
         let address = Address::server_default();
-        make_default_directory(&address)?;
+        if let Address::Unix(path) = &address {
+            make_own_under_tmp(path.parent())?;
+        }
         options.addresses.push(address);
     }
+    let keeping = match &options.journals {
+        None => "keeping everything in memory: nothing outlives this process".to_owned(),
+        Some(journals) => {
+            make_own_under_tmp(Some(&journals.runtime_directory))?;
+            format!(
+                "keeping durable entries in {}, boot and session entries in {}",
+                journals.data_directory.display(),
+                journals.runtime_directory.display()
+            )
+        }
+    };
     raise_descriptor_limit(options.limits.clients + OTHER_DESCRIPTORS);
     let server = Server::bind(options).map_err(|error| Failure {
         code: match error {
@@ -67,6 +81,7 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
             | BindError::UnknownGroup(_)
             | BindError::TokenFile { .. } => 2,
             BindError::InUse { .. } => 3,
+            BindError::Storage(_) => 4,
             _ => 1,
         },
         message: error.to_string(),
@@ -78,7 +93,7 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
     for address in server.addresses() {
         info!("listening on {address}");
     }
-    info!("keeping everything in memory: nothing outlives this process");
+    info!("{keeping}");
     server.run().map_err(|error| Failure {
         code: 1,
         message: format!("the event loop failed: {error}"),
@@ -104,31 +119,13 @@ fn hear_signals(handle: &Handle) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the directory of the default address where it is this user's own, and makes sure that it
-/// is: under `/tmp`, someone else may have made it first.
-fn make_default_directory(address: &Address) -> Result<(), Failure> {
-    let Address::Unix(path) = address else {
+/// Makes one of this user's own places under `/tmp`, where someone else may have made it first.
+fn make_own_under_tmp(directory: Option<&Path>) -> Result<(), Failure> {
+    let Some(directory) = directory.filter(|directory| *directory == places::own_under_tmp())
+    else {
         return Ok(());
     };
-    let Some(directory) = path.parent().filter(|parent| parent.starts_with("/tmp")) else {
-        return Ok(());
-    };
-    let made = std::fs::DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(directory);
-    let own = std::fs::metadata("/proc/self").map(|own| own.uid());
-    let checked = made.and_then(|()| {
-        let found = std::fs::symlink_metadata(directory)?;
-        if found.is_dir() && found.uid() == own? && found.mode() & 0o077 == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::other(
-                "it is not a directory that only this user can enter",
-            ))
-        }
-    });
-    checked.map_err(|error| Failure {
+    places::make_own(directory).map_err(|error| Failure {
         code: 1,
         message: format!("can't use {}: {error}", directory.display()),
     })

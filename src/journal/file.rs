@@ -1,0 +1,617 @@
+//! One journal while the daemon runs: it is appended to, synced, and now and then written anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::{error, info, warn};
+
+use crate::keyspace::{Class, Keyspace, Time};
+
+use super::format::{Draft, Header};
+use super::sync::{Syncer, Ticket};
+use super::{JournalError, Policy};
+
+/// How many revisions are reserved at a time. A start that follows no clean stop skips so many, and
+/// the numbers stay below 2^53, which JSON readers with floating point keep exact, for 500 million
+/// such starts.
+pub(super) const RESERVE: u64 = 1 << 24;
+/// A journal that is smaller than this is not worth being written anew.
+const REWRITE_BYTES_MIN: u64 = 1 << 20;
+/// How much of a new journal is written a turn: a fraction of a millisecond.
+const SLICE_BYTES: usize = 128 << 10;
+/// How many changes a slice looks at.
+const SLICE_STEPS: usize = 8192;
+/// How much of a new journal is written before the disk is asked to have it. More at once would make
+/// others, who use the same disk, wait.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+/// How much may be left to be synced while the loop waits, in the end.
+const LAST_SYNC_BYTES: u64 = 256 << 10;
+/// How often that is given a try.
+const LAST_SYNC_TRIES: u32 = 16;
+/// When writing a new journal is tried again after it has failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// One of the two journals.
+#[derive(Debug)]
+pub(super) struct Journal {
+    class: Class,
+    directory: PathBuf,
+    path: PathBuf,
+    header: Header,
+    policy: Policy,
+    file: File,
+    len: u64,
+    records: u64,
+    /// Its length when it was last as short as it could be.
+    shortest: u64,
+    /// Revisions up to this one may be given before the journal has to say more.
+    reserved: u64,
+    /// Since when there is something that the disk may not have; under [`Policy::Interval`].
+    unsynced_since: Option<Time>,
+    syncing: Option<Ticket>,
+    has_failed: bool,
+    /// Not before this time is it written anew.
+    rewrite_after: Time,
+    /// Whether the log has been told that it can't be written anew.
+    has_complained: bool,
+    rewrite: Option<Rewrite>,
+    pub(super) counts: Counts,
+}
+
+/// What it has done since it was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) written: u64,
+    pub(super) syncs: u64,
+    pub(super) rewrites: u64,
+    pub(super) failures: u64,
+}
+
+/// A new journal on its way to replace the old one.
+#[derive(Debug)]
+struct Rewrite {
+    file: File,
+    path: PathBuf,
+    len: u64,
+    records: u64,
+    /// What had changed up to here is in it, of what had changed up to `until`; everything after that
+    /// is in it as commits.
+    position: u64,
+    until: u64,
+    unsynced: u64,
+    syncing: Option<Ticket>,
+    tries: u32,
+    started: Time,
+}
+
+/// What is known of a journal's file that was read.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) len: u64,
+    pub(super) records: u64,
+    pub(super) reserved: u64,
+}
+
+/// Where a journal is and what it is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) class: Class,
+    pub(super) directory: PathBuf,
+    pub(super) header: Header,
+    pub(super) policy: Policy,
+}
+
+impl Place {
+    pub(super) fn path(&self) -> PathBuf {
+        path(&self.directory, self.class)
+    }
+}
+
+/// The path of a journal.
+pub(super) fn path(directory: &Path, class: Class) -> PathBuf {
+    directory.join(match class {
+        Class::Durable => "durable.journal",
+        Class::Boot => "boot.journal",
+    })
+}
+
+impl Journal {
+    /// Opens a file that was read, and cuts off what follows its sound part.
+    pub(super) fn open(place: Place, known: &Known) -> Result<Journal, JournalError> {
+        let path = place.path();
+        let opened = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|file| {
+                if file.metadata()?.len() > known.len {
+                    file.set_len(known.len)?;
+                }
+                Ok(file)
+            });
+        let file = opened.map_err(JournalError::io(format!("write to {}", path.display())))?;
+        Ok(Journal::new(place, file, known))
+    }
+
+    /// Writes a complete journal of a keyspace in place of whatever is there, and returns when it is
+    /// safe.
+    pub(super) fn create(place: Place, keyspace: &Keyspace) -> Result<Journal, JournalError> {
+        let path = place.path();
+        let failed = || JournalError::io(format!("write {}", path.display()));
+        let new = new_path(&path);
+        let file = create(&new).map_err(failed())?;
+        // The new file stands for the old one while there is none: it is replaced at once.
+        let known = Known {
+            len: 0,
+            records: 0,
+            reserved: 0,
+        };
+        let placeholder = file.try_clone().map_err(failed())?;
+        let mut journal = Journal::new(place, placeholder, &known);
+        journal
+            .start_rewrite(file, new, keyspace, Time(0))
+            .and_then(|()| {
+                while !journal.write_slice(keyspace)? {}
+                journal.put_in_place(keyspace)
+            })
+            .map_err(failed())?;
+        journal.counts.rewrites = 0;
+        Ok(journal)
+    }
+
+    fn new(place: Place, file: File, known: &Known) -> Journal {
+        Journal {
+            path: place.path(),
+            class: place.class,
+            directory: place.directory,
+            header: place.header,
+            policy: place.policy,
+            file,
+            len: known.len,
+            records: known.records,
+            shortest: 0,
+            reserved: known.reserved,
+            unsynced_since: None,
+            syncing: None,
+            has_failed: false,
+            rewrite_after: Time(0),
+            has_complained: false,
+            rewrite: None,
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Up to where revisions have to be reserved now, if more have to be.
+    pub(super) fn reserve(&self, rev: u64) -> Option<u64> {
+        let is_due = self.class == Class::Durable && rev + RESERVE / 2 >= self.reserved;
+        is_due.then(|| rev + RESERVE)
+    }
+
+    /// Reserves revisions for a start: all that follow it count as unsafe from now on.
+    pub(super) fn start(&mut self, rev: u64, draft: &mut Draft) -> Result<(), JournalError> {
+        draft.begin(rev);
+        let reserved = rev + RESERVE;
+        let (line, _) = draft.end(&[("reserved", reserved)], false);
+        let written = self.file.write_all(line).and_then(|()| self.sync_now());
+        written.map_err(JournalError::io(format!(
+            "write to {}",
+            self.path.display()
+        )))?;
+        self.count(line.len(), 0);
+        self.reserved = reserved;
+        draft.clear();
+        Ok(())
+    }
+
+    /// Writes one line, and has it as safe as the policy asks when it returns. After an error the file
+    /// is not used any more.
+    pub(super) fn append(
+        &mut self,
+        line: &[u8],
+        records: u64,
+        reserved: Option<u64>,
+        now: Time,
+    ) -> io::Result<()> {
+        assert!(!self.has_failed, "a file that has failed is not trusted");
+        // What is reserved is used without further asking.
+        let syncs =
+            self.class == Class::Durable && (self.policy == Policy::Always || reserved.is_some());
+        let mut written = self.file.write_all(line);
+        if written.is_ok() && syncs {
+            written = self.sync_now();
+        }
+        if let Err(error) = written {
+            self.fail("written to", &error, now);
+            return Err(error);
+        }
+        if !syncs && matches!(self.policy, Policy::Interval(_)) {
+            self.unsynced_since.get_or_insert(now);
+        }
+        self.count(line.len(), records);
+        self.reserved = reserved.unwrap_or(self.reserved);
+        if let Some(rewrite) = &mut self.rewrite {
+            match rewrite.write(line, records) {
+                Ok(()) => self.counts.written += line.len() as u64,
+                Err(error) => self.give_up_rewrite(&error, now),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the last line, whose other half could not be written.
+    pub(super) fn take_back(&mut self, line: &[u8], records: u64, now: Time) {
+        let len = self.len - line.len() as u64;
+        match self.file.set_len(len) {
+            Ok(()) => {
+                self.len = len;
+                self.records -= records;
+            }
+            Err(error) => self.fail("shortened", &error, now),
+        }
+        if let Some(rewrite) = self.rewrite.take() {
+            rewrite.remove();
+        }
+    }
+
+    /// Makes everything safe and says so in the file.
+    pub(super) fn close(&mut self, line: &[u8]) -> io::Result<()> {
+        if let Some(rewrite) = self.rewrite.take() {
+            rewrite.remove();
+        }
+        self.file.write_all(line)?;
+        self.count(line.len(), 0);
+        self.sync_now()
+    }
+
+    /// Does a piece of what is to be done beside commits.
+    pub(super) fn tend(&mut self, keyspace: &Keyspace, now: Time, syncer: &mut Syncer) {
+        self.sync_in_time(now, syncer);
+        if self.rewrite.is_none() && self.wants_rewrite(keyspace, now) {
+            let new = new_path(&self.path);
+            let started =
+                create(&new).and_then(|file| self.start_rewrite(file, new, keyspace, now));
+            if let Err(error) = started {
+                self.give_up_rewrite(&error, now);
+            }
+        }
+        if self.rewrite.is_some()
+            && let Err(error) = self.rewrite_on(keyspace, now, syncer)
+        {
+            self.give_up_rewrite(&error, now);
+        }
+    }
+
+    /// Takes in the answer to a question, if it was this journal's.
+    pub(super) fn synced(&mut self, ticket: Ticket, result: &io::Result<()>, now: Time) {
+        if self.syncing == Some(ticket) {
+            self.syncing = None;
+            if let Err(error) = result {
+                self.fail("synced", error, now);
+            }
+        }
+        if let Some(rewrite) = &mut self.rewrite
+            && rewrite.syncing == Some(ticket)
+        {
+            rewrite.syncing = None;
+            if let Err(error) = result {
+                self.give_up_rewrite(error, now);
+            }
+        }
+    }
+
+    /// When [`Journal::tend`] has something to do next.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let sync = match (self.policy, self.unsynced_since) {
+            (Policy::Interval(interval), Some(since)) if self.syncing.is_none() => {
+                Some(sync_time(since, interval))
+            }
+            _ => None,
+        };
+        let rewrite = match &self.rewrite {
+            Some(rewrite) if rewrite.syncing.is_none() => Some(Time(0)),
+            Some(_) => None,
+            None => self.has_failed.then_some(self.rewrite_after),
+        };
+        [sync, rewrite].into_iter().flatten().min()
+    }
+
+    fn count(&mut self, bytes: usize, records: u64) {
+        self.len += bytes as u64;
+        self.records += records;
+        self.counts.written += bytes as u64;
+    }
+
+    fn sync_now(&mut self) -> io::Result<()> {
+        if self.class == Class::Durable {
+            self.counts.syncs += 1;
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    fn sync_in_time(&mut self, now: Time, syncer: &mut Syncer) {
+        let Policy::Interval(interval) = self.policy else {
+            return;
+        };
+        let is_due = self
+            .unsynced_since
+            .is_some_and(|since| now >= sync_time(since, interval));
+        if !is_due || self.syncing.is_some() || self.has_failed {
+            return;
+        }
+        match syncer.ask(&self.file) {
+            Ok(ticket) => {
+                self.syncing = Some(ticket);
+                self.unsynced_since = None;
+                self.counts.syncs += 1;
+            }
+            Err(error) => self.fail("synced", &error, now),
+        }
+    }
+
+    /// Stops using the file. What it says beyond the last commit is cut off if that can be done, so
+    /// that nothing comes back which was refused.
+    fn fail(&mut self, action: &str, reason: &io::Error, now: Time) {
+        error!(
+            "{} can't be {action}: {reason}; {} are refused until a complete new one can be written",
+            self.path.display(),
+            self.writes()
+        );
+        if let Err(error) = self.file.set_len(self.len) {
+            warn!("{} can't be shortened: {error}", self.path.display());
+        }
+        if let Some(rewrite) = self.rewrite.take() {
+            rewrite.remove();
+        }
+        self.has_failed = true;
+        self.counts.failures += 1;
+        self.unsynced_since = None;
+        self.syncing = None;
+        self.rewrite_after = later(now, RETRY);
+    }
+
+    /// What can't be done while it has failed.
+    fn writes(&self) -> &'static str {
+        match self.class {
+            Class::Durable => "durable writes",
+            Class::Boot => "boot and session writes",
+        }
+    }
+
+    fn wants_rewrite(&self, keyspace: &Keyspace, now: Time) -> bool {
+        if now < self.rewrite_after {
+            return false;
+        }
+        // Where the estimate is off, what was just written anew must not be so again.
+        let live = keyspace.written_bytes(self.class).max(self.shortest);
+        self.has_failed || self.len > REWRITE_BYTES_MIN.max(2 * live)
+    }
+
+    fn start_rewrite(
+        &mut self,
+        mut file: File,
+        path: PathBuf,
+        keyspace: &Keyspace,
+        now: Time,
+    ) -> io::Result<()> {
+        let mut line = Vec::new();
+        self.header.write(&mut line);
+        file.write_all(&line)?;
+        self.counts.written += line.len() as u64;
+        self.rewrite = Some(Rewrite {
+            file,
+            path,
+            len: line.len() as u64,
+            records: 0,
+            position: 0,
+            until: keyspace.rev(),
+            unsynced: line.len() as u64,
+            syncing: None,
+            tries: 0,
+            started: now,
+        });
+        Ok(())
+    }
+
+    /// Brings the new journal on its way: a slice, a question to the disk, or its place.
+    fn rewrite_on(
+        &mut self,
+        keyspace: &Keyspace,
+        now: Time,
+        syncer: &mut Syncer,
+    ) -> io::Result<()> {
+        let is_durable = self.class == Class::Durable;
+        let Some(rewrite) = &mut self.rewrite else {
+            return Ok(());
+        };
+        if rewrite.syncing.is_some() {
+            return Ok(());
+        }
+        let is_written = rewrite.position >= rewrite.until;
+        let bearable = if is_written && rewrite.tries < LAST_SYNC_TRIES {
+            LAST_SYNC_BYTES
+        } else {
+            UNSYNCED_BYTES_MAX
+        };
+        if is_durable && rewrite.unsynced > bearable {
+            rewrite.syncing = Some(syncer.ask(&rewrite.file)?);
+            rewrite.unsynced = 0;
+            rewrite.tries += u32::from(is_written);
+            self.counts.syncs += 1;
+            return Ok(());
+        }
+        if !is_written {
+            self.write_slice(keyspace)?;
+            return Ok(());
+        }
+        let (old, started, had_failed) = (self.len, rewrite.started, self.has_failed);
+        self.put_in_place(keyspace)?;
+        self.has_complained = false;
+        if had_failed {
+            info!("{} are accepted again", self.writes());
+        }
+        info!(
+            "{} is written anew: {old} bytes before, {} now, {} records, in {} ms",
+            self.path.display(),
+            self.len,
+            self.records,
+            now.0.saturating_sub(started.0)
+        );
+        Ok(())
+    }
+
+    /// Writes a slice of what had changed when the rewrite began; true when that is done.
+    fn write_slice(&mut self, keyspace: &Keyspace) -> io::Result<bool> {
+        let rewrite = self.rewrite.as_mut().expect("a slice is one of a rewrite");
+        let mut draft = Draft::default();
+        let mut position = rewrite.until;
+        let changes = keyspace.changes_after(rewrite.position);
+        let changes = changes.take_while(|(rev, _)| *rev <= rewrite.until);
+        for (step, (rev, change)) in changes.enumerate() {
+            if let Some(change) = change.filter(|change| change.class == self.class) {
+                draft.begin(rewrite.until);
+                match change.entry {
+                    Some(entry) => draft.put(&entry),
+                    None => draft.delete(change.key, rev),
+                }
+            }
+            if draft.len() >= SLICE_BYTES || step + 1 >= SLICE_STEPS {
+                position = rev;
+                break;
+            }
+        }
+        rewrite.position = position;
+        if draft.is_begun() {
+            let (line, records) = draft.end(&[], false);
+            rewrite.write(line, records)?;
+            self.counts.written += line.len() as u64;
+        }
+        Ok(rewrite.position >= rewrite.until)
+    }
+
+    /// Lets the new journal, which is complete, take the place of the old one.
+    fn put_in_place(&mut self, keyspace: &Keyspace) -> io::Result<()> {
+        let rewrite = self
+            .rewrite
+            .as_mut()
+            .expect("what is put in place was written");
+        let rev = keyspace.rev();
+        let reserved = self.reserved.max(rev + RESERVE);
+        let mut draft = Draft::default();
+        draft.begin(rev);
+        let floor = ("floor", keyspace.floor());
+        let (line, _) = match self.class {
+            Class::Durable => draft.end(&[("reserved", reserved), floor], false),
+            Class::Boot => draft.end(&[floor], false),
+        };
+        rewrite.write(line, 0)?;
+        self.counts.written += line.len() as u64;
+        if self.class == Class::Durable {
+            self.counts.syncs += 1;
+            rewrite.file.sync_all()?;
+        }
+        fs::rename(&rewrite.path, &self.path)?;
+        let rewrite = self
+            .rewrite
+            .take()
+            .expect("it is there until it is in place");
+        // From here on the old file has no name. Should the directory fail to be synced, either may
+        // have the name after a power cut: nothing is safe, and all is tried again.
+        self.file = rewrite.file;
+        self.len = rewrite.len;
+        self.records = rewrite.records;
+        self.shortest = rewrite.len;
+        self.reserved = reserved;
+        self.unsynced_since = None;
+        self.syncing = None;
+        if self.class == Class::Durable {
+            self.has_failed = true;
+            sync_directory(&self.directory)?;
+        }
+        self.has_failed = false;
+        self.counts.rewrites += 1;
+        Ok(())
+    }
+
+    fn give_up_rewrite(&mut self, reason: &io::Error, now: Time) {
+        self.counts.failures += 1;
+        if !self.has_complained {
+            self.has_complained = true;
+            error!(
+                "{} can't be written anew: {reason}; it is tried again every {} s",
+                self.path.display(),
+                RETRY.as_secs()
+            );
+        }
+        if let Some(rewrite) = self.rewrite.take() {
+            rewrite.remove();
+        }
+        self.rewrite_after = later(now, RETRY);
+    }
+}
+
+impl Rewrite {
+    fn write(&mut self, line: &[u8], records: u64) -> io::Result<()> {
+        self.file.write_all(line)?;
+        self.len += line.len() as u64;
+        self.unsynced += line.len() as u64;
+        self.records += records;
+        Ok(())
+    }
+
+    /// Removes the file of a rewrite that comes to nothing. If that fails, the next one replaces it.
+    fn remove(self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            warn!("{} can't be removed: {error}", self.path.display());
+        }
+    }
+}
+
+/// Makes the names in a directory safe.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// The name of a journal that is not complete.
+pub(super) fn new_path(path: &Path) -> PathBuf {
+    path.with_extension("journal.new")
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    // What an earlier daemon has left there is of no use.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new()
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// When a sync begins so that it has ended within the interval: halfway.
+fn sync_time(since: Time, interval: Duration) -> Time {
+    later(since, interval / 2)
+}
+
+fn later(time: Time, by: Duration) -> Time {
+    Time(
+        time.0
+            .saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)),
+    )
+}

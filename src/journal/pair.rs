@@ -1,0 +1,557 @@
+//! The two journals together: which of them a change concerns, and what both say after a crash.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use log::{info, warn};
+
+use crate::keyspace::{Class, Keyspace, Time};
+
+use super::file::{self, Journal, Known, Place};
+use super::format::{Draft, Header, Kind, VERSION};
+use super::recovery::{self, Found, Reading};
+use super::sync::Syncer;
+use super::{
+    Figures, JournalError, LoadError, ORPHAN_PATIENCE, Options, Policy, Storage, Unkept, Wake,
+    Writable, new_name,
+};
+
+/// A durable journal on the disk and a boot journal in memory that goes with the machine.
+#[derive(Debug)]
+pub struct Journals {
+    options: Options,
+    opened: Option<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    durable: Journal,
+    boot: Journal,
+    syncer: Syncer,
+    durable_draft: Draft,
+    boot_draft: Draft,
+    live_bytes: u64,
+    /// Held until the daemon ends: closing a file gives back its lock.
+    _locks: [File; 2],
+}
+
+impl Journals {
+    /// Journals that are not read yet: [`Storage::load`] does that.
+    #[must_use]
+    pub fn new(options: Options) -> Journals {
+        Journals {
+            options,
+            opened: None,
+        }
+    }
+
+    fn opened(&self) -> &Opened {
+        self.opened.as_ref().expect("journals are loaded first")
+    }
+
+    fn opened_mut(&mut self) -> &mut Opened {
+        self.opened.as_mut().expect("journals are loaded first")
+    }
+}
+
+impl Storage for Journals {
+    fn load(
+        &mut self,
+        keyspace: &mut Keyspace,
+        now: Time,
+        wake: Wake,
+    ) -> Result<String, LoadError> {
+        let options = &self.options;
+        let locks = [
+            claim(&options.data_directory)?,
+            claim(&options.runtime_directory)?,
+        ];
+        let (durable, boot, epoch) = Loading { options, keyspace }.run(now)?;
+        self.opened = Some(Opened {
+            durable,
+            boot,
+            syncer: Syncer::new(wake),
+            durable_draft: Draft::default(),
+            boot_draft: Draft::default(),
+            live_bytes: keyspace.written_bytes(Class::Durable),
+            _locks: locks,
+        });
+        Ok(epoch)
+    }
+
+    fn commit(&mut self, keyspace: &Keyspace, after: u64, now: Time) -> Result<(), Unkept> {
+        let has_changed = keyspace.rev() > after || !keyspace.renewed().is_empty();
+        if !has_changed {
+            return Ok(());
+        }
+        let opened = self.opened_mut();
+        opened.draft(keyspace, after);
+        let committed = opened.write(keyspace.rev(), now);
+        opened.durable_draft.clear();
+        opened.boot_draft.clear();
+        committed
+    }
+
+    fn tend(&mut self, keyspace: &Keyspace, now: Time) {
+        let opened = self.opened_mut();
+        while let Some((ticket, result)) = opened.syncer.answer() {
+            opened.durable.synced(ticket, &result, now);
+        }
+        opened.durable.tend(keyspace, now, &mut opened.syncer);
+        opened.boot.tend(keyspace, now, &mut opened.syncer);
+        opened.live_bytes = keyspace.written_bytes(Class::Durable);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let opened = self.opened();
+        let both = [opened.durable.next_deadline(), opened.boot.next_deadline()];
+        both.into_iter().flatten().min()
+    }
+
+    fn writable(&self) -> Writable {
+        let opened = self.opened();
+        Writable {
+            durable: !opened.durable.has_failed(),
+            boot: !opened.boot.has_failed(),
+        }
+    }
+
+    fn can_fail(&self) -> bool {
+        true
+    }
+
+    fn figures(&self) -> Figures {
+        let opened = self.opened();
+        let (durable, boot) = (opened.durable.counts, opened.boot.counts);
+        Figures {
+            bytes: opened.durable.len(),
+            live_bytes: opened.live_bytes.min(opened.durable.len()),
+            records: opened.durable.records(),
+            written_bytes: durable.written,
+            syncs: durable.syncs,
+            rewrites: durable.rewrites,
+            failures: durable.failures + boot.failures,
+            boot_bytes: opened.boot.len(),
+        }
+    }
+
+    fn close(&mut self, keyspace: &Keyspace) {
+        let rev = keyspace.rev();
+        let Some(opened) = &mut self.opened else {
+            return;
+        };
+        let Opened {
+            durable,
+            boot,
+            durable_draft,
+            boot_draft,
+            ..
+        } = opened;
+        if durable.has_failed() || boot.has_failed() {
+            return warn!("the journals can't say that this was a clean stop: one has failed");
+        }
+        durable_draft.begin(rev);
+        boot_draft.begin(rev);
+        let closed = durable
+            .close(durable_draft.end(&[], true).0)
+            .and_then(|()| boot.close(boot_draft.end(&[("with", rev)], true).0));
+        if let Err(error) = closed {
+            warn!("the journals can't say that this was a clean stop: {error}");
+        }
+    }
+}
+
+impl Opened {
+    /// Makes the lines of what has changed after a revision, for those journals that it concerns.
+    fn draft(&mut self, keyspace: &Keyspace, after: u64) {
+        let (durable, boot) = (&mut self.durable_draft, &mut self.boot_draft);
+        let rev = keyspace.rev();
+        for (at, change) in keyspace.changes_after(after) {
+            let Some(change) = change else { continue };
+            let draft = match change.class {
+                Class::Durable => &mut *durable,
+                Class::Boot => &mut *boot,
+            };
+            draft.begin(rev);
+            match change.entry {
+                Some(entry) => draft.put(&entry),
+                None => draft.delete(change.key, at),
+            }
+        }
+        for key in keyspace.displaced() {
+            // A key may have been displaced twice, and be where it was: then nothing is to be said.
+            // One that was deleted after has a tombstone in one journal, and is named in both.
+            let entry = keyspace.entry(key.borrowed());
+            let class = entry.map(|entry| Class::of(entry.lifetime));
+            if class != Some(Class::Durable) {
+                durable.begin(rev);
+                durable.displace(key, rev);
+            }
+            if class != Some(Class::Boot) {
+                boot.begin(rev);
+                boot.displace(key, rev);
+            }
+        }
+        for key in keyspace.renewed() {
+            let entry = keyspace.entry(key.borrowed());
+            let Some(entry) = entry.filter(|entry| entry.rev <= after) else {
+                continue;
+            };
+            if let Some(deadline) = entry.deadline {
+                boot.begin(rev);
+                boot.renew(key, entry.rev, deadline);
+            }
+        }
+    }
+
+    /// Writes the lines: both or neither.
+    fn write(&mut self, rev: u64, now: Time) -> Result<(), Unkept> {
+        let reserved = self.durable.reserve(rev);
+        if reserved.is_some() && !self.durable.has_failed() {
+            self.durable_draft.begin(rev);
+        }
+        let has_durable = self.durable_draft.is_begun();
+        let mut boot_line: Option<(&[u8], u64)> = None;
+        // Entries end by themselves while nothing can be written, too: the new journal won't have them.
+        if self.boot_draft.is_begun() && !self.boot.has_failed() {
+            let with = [("with", rev)];
+            let fields = if has_durable { &with[..] } else { &[] };
+            let (line, records) = self.boot_draft.end(fields, false);
+            let written = self.boot.append(line, records, None, now);
+            written.map_err(|_| Unkept)?;
+            boot_line = Some((line, records));
+        }
+        if has_durable {
+            let fields = reserved.map(|reserved| ("reserved", reserved));
+            let (line, records) = self.durable_draft.end(fields.as_slice(), false);
+            if self.durable.append(line, records, reserved, now).is_err() {
+                if let Some((line, records)) = boot_line {
+                    self.boot.take_back(line, records, now);
+                }
+                return Err(Unkept);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a start finds out, step by step.
+struct Loading<'a> {
+    options: &'a Options,
+    keyspace: &'a mut Keyspace,
+}
+
+/// One journal as it was found.
+struct Journaled {
+    header: Option<Header>,
+    found: Found,
+}
+
+impl Loading<'_> {
+    fn run(mut self, now: Time) -> Result<(Journal, Journal, String), JournalError> {
+        let durable_path = file::path(&self.options.data_directory, Class::Durable);
+        let boot_path = file::path(&self.options.runtime_directory, Class::Boot);
+        for path in [&durable_path, &boot_path] {
+            remove_leftover(&file::new_path(path))?;
+        }
+        let run_of_machine = run_of_machine();
+        let durable = self.read(&durable_path, Class::Durable, u64::MAX)?;
+        let store = durable.as_ref().and_then(|read| read.header.clone());
+        let store = store.map_or_else(new_name, |header| header.store);
+        let durable_rev = durable.as_ref().map_or(0, |read| read.found.rev);
+        let boot = if self.is_of_this_run(&boot_path, &store, &run_of_machine)? {
+            self.read(&boot_path, Class::Boot, durable_rev)?
+        } else {
+            None
+        };
+        let epoch = kept_epoch(durable.as_ref(), boot.as_ref());
+        let is_unbroken = epoch.is_some();
+        let epoch = epoch.unwrap_or_else(new_name);
+        let rev = next_revision(durable.as_ref(), boot.as_ref());
+        let both = [&durable, &boot].into_iter().flatten();
+        let floor = both.map(|read| read.found.floor).max().unwrap_or(0);
+        // Tombstones are for those who resume, and nobody resumes in a new history.
+        self.keyspace
+            .restored(rev, if is_unbroken { floor } else { u64::MAX });
+        let patience = u64::try_from(ORPHAN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        self.keyspace
+            .orphan_sessions(Time(now.0.saturating_add(patience)));
+
+        let durable_place = Place {
+            class: Class::Durable,
+            directory: self.options.data_directory.clone(),
+            policy: self.options.policy,
+            header: Header {
+                journal: Kind::Durable,
+                version: VERSION,
+                store: store.clone(),
+                boot: None,
+                epoch: None,
+            },
+        };
+        let boot_place = Place {
+            class: Class::Boot,
+            directory: self.options.runtime_directory.clone(),
+            policy: Policy::Never,
+            header: Header {
+                journal: Kind::Boot,
+                version: VERSION,
+                store,
+                boot: Some(run_of_machine),
+                epoch: Some(epoch.clone()),
+            },
+        };
+        let mut durable = self.open(durable_place, durable, false)?;
+        // A boot journal whose history has ended begins another.
+        let boot = self.open(boot_place, boot, !is_unbroken)?;
+        durable.start(self.keyspace.rev(), &mut Draft::default())?;
+        Ok((durable, boot, epoch))
+    }
+
+    /// Reads a journal into the keyspace, if there is one.
+    fn read(
+        &mut self,
+        path: &Path,
+        class: Class,
+        other_rev: u64,
+    ) -> Result<Option<Journaled>, JournalError> {
+        if !exists(path)? {
+            return Ok(None);
+        }
+        let reading = Reading {
+            path,
+            class,
+            recover: self.options.recover,
+            other_rev,
+        };
+        let header = recovery::header(reading)?;
+        let keyspace = &mut *self.keyspace;
+        let found = recovery::read(reading, |key, rev, record| {
+            keyspace.restore(key, rev, record);
+        })?;
+        if let Some(tail) = &found.tail {
+            warn!(
+                "{}: the last {} bytes, from line {} at byte {}, are cut off: {}",
+                path.display(),
+                tail.bytes,
+                tail.damage.line,
+                tail.damage.offset,
+                tail.damage.reason
+            );
+        }
+        for damage in &found.damaged {
+            warn!(
+                "{}: line {} at byte {} ({} bytes) is dropped: {}",
+                path.display(),
+                damage.line,
+                damage.offset,
+                damage.bytes,
+                damage.reason
+            );
+        }
+        if header.is_none() {
+            warn!("{}: the first line is damaged", path.display());
+        }
+        Ok(Some(Journaled { header, found }))
+    }
+
+    /// Whether there is a boot journal of this run of the machine that goes with this store.
+    fn is_of_this_run(&self, path: &Path, store: &str, run: &str) -> Result<bool, JournalError> {
+        if !exists(path)? {
+            return Ok(false);
+        }
+        let header = recovery::header(Reading {
+            path,
+            class: Class::Boot,
+            recover: self.options.recover,
+            other_rev: 0,
+        })?;
+        let Some(header) = header else {
+            warn!(
+                "{} does not say what it is and is set aside as {}",
+                path.display(),
+                set_aside(path)?.display()
+            );
+            return Ok(false);
+        };
+        if header.boot.as_deref() != Some(run) {
+            info!("{} is of an earlier run of the machine", path.display());
+            return Ok(false);
+        }
+        if header.store != store {
+            warn!(
+                "{} goes with another data directory and is set aside as {}",
+                path.display(),
+                set_aside(path)?.display()
+            );
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Opens a journal to go on with, or writes it anew where it can't be.
+    fn open(
+        &self,
+        place: Place,
+        read: Option<Journaled>,
+        anew: bool,
+    ) -> Result<Journal, JournalError> {
+        let path = place.path();
+        let Some(Journaled { header, found }) = read else {
+            return Journal::create(place, self.keyspace);
+        };
+        if header.is_none() || !found.damaged.is_empty() {
+            warn!(
+                "{} is kept as {} and written anew from what is sound",
+                path.display(),
+                set_aside(&path)?.display()
+            );
+            return Journal::create(place, self.keyspace);
+        }
+        if anew {
+            return Journal::create(place, self.keyspace);
+        }
+        let known = Known {
+            len: found.len,
+            records: found.records,
+            reserved: found.reserved,
+        };
+        Journal::open(place, &known)
+    }
+}
+
+impl Journaled {
+    /// Whether something may be missing that someone has seen.
+    fn has_lost(&self) -> bool {
+        let tail = self.found.tail.as_ref();
+        self.header.is_none()
+            || !self.found.damaged.is_empty()
+            || tail.is_some_and(|tail| !tail.is_partial)
+    }
+}
+
+/// The epoch that goes on, if it does.
+fn kept_epoch(durable: Option<&Journaled>, boot: Option<&Journaled>) -> Option<String> {
+    let (durable, boot) = (durable?, boot?);
+    if durable.has_lost() || boot.has_lost() || boot.found.other_lost {
+        return None;
+    }
+    boot.header.as_ref()?.epoch.clone()
+}
+
+/// A revision that all that were given are up to.
+fn next_revision(durable: Option<&Journaled>, boot: Option<&Journaled>) -> u64 {
+    let both = || [durable, boot].into_iter().flatten();
+    let last = both().map(|read| read.found.rev).max().unwrap_or(0);
+    let Some(durable) = durable else {
+        return last;
+    };
+    if durable.found.clean && !both().any(Journaled::has_lost) {
+        return last;
+    }
+    // What is lost may have reserved more.
+    let lost: usize = both()
+        .map(|read| read.found.damaged.len() + usize::from(read.has_lost()))
+        .sum();
+    last.max(durable.found.reserved) + lost as u64 * file::RESERVE
+}
+
+/// Makes a directory unless it is there, and locks it against other daemons.
+fn claim(directory: &Path) -> Result<File, JournalError> {
+    let shown = directory.display();
+    match fs::metadata(directory) {
+        Ok(found) if !found.is_dir() => {
+            return Err(JournalError::Io {
+                action: format!("keep data in {shown}"),
+                source: io::Error::from(io::ErrorKind::NotADirectory),
+            });
+        }
+        Ok(_) => {}
+        Err(_) => make_directory(directory)
+            .map_err(JournalError::io(format!("make the directory {shown}")))?,
+    }
+    let failed = || JournalError::io(format!("write to the directory {shown}"));
+    let mut lock = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(directory.join("lock"))
+        .map_err(failed())?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let holder = lock.read_to_string(&mut text).ok();
+            return Err(JournalError::Locked {
+                directory: directory.to_owned(),
+                holder: holder.and_then(|_| text.trim().parse().ok()),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed()(error)),
+    }
+    let written = lock
+        .set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    written.map_err(failed())?;
+    Ok(lock)
+}
+
+/// Makes a directory, its parents, and their names safe.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let first_missing = directory
+        .ancestors()
+        .take_while(|ancestor| !ancestor.exists())
+        .last();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    match first_missing.and_then(Path::parent) {
+        Some(parent) if !parent.as_os_str().is_empty() => file::sync_directory(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a journal that is not to be used any more a second name, under which it stays when a new one
+/// takes the first.
+fn set_aside(path: &Path) -> Result<PathBuf, JournalError> {
+    let name = |number: u32| match number {
+        0 => path.with_extension("journal.damaged"),
+        number => path.with_extension(format!("journal.damaged.{number}")),
+    };
+    let free = (0..).map(name).find(|name| !name.exists());
+    let aside = free.expect("there are more numbers than files");
+    // Not every file system has links.
+    fs::hard_link(path, &aside)
+        .or_else(|_| fs::copy(path, &aside).map(drop))
+        .map_err(JournalError::io(format!(
+            "keep {} as another file",
+            path.display()
+        )))?;
+    Ok(aside)
+}
+
+fn remove_leftover(path: &Path) -> Result<(), JournalError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(JournalError::Io {
+            action: format!("remove {}", path.display()),
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn exists(path: &Path) -> Result<bool, JournalError> {
+    path.try_exists()
+        .map_err(JournalError::io(format!("look for {}", path.display())))
+}
+
+/// Names the time from one start of the machine to the next; a new name where the kernel doesn't say,
+/// so that nothing is taken for what it may not be.
+fn run_of_machine() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| new_name(), |text| text.trim().to_owned())
+}

@@ -1,0 +1,195 @@
+//! Making a keyspace anew from what was written down of an earlier one.
+//!
+//! Records may come in any order, and more than one of a key: the one with the highest revision
+//! counts. So two journals can be read one after the other.
+
+use crate::key::{Key, KeyRef};
+use crate::wire::{Lifetime, Payload};
+
+use super::{Class, Keyspace, Terms, Time, parts};
+
+/// One thing that was written down of a key.
+#[derive(Clone, Debug)]
+pub enum Restored<'a> {
+    /// It had this value.
+    Put {
+        /// The value.
+        payload: Payload<'a>,
+        /// What may end it from outside.
+        lifetime: Lifetime,
+        /// When it ends by itself.
+        deadline: Option<Time>,
+    },
+    /// It was deleted, when it was kept here.
+    Deleted(Class),
+    /// From this revision on it is not kept in the place of this class.
+    Displaced(Class),
+    /// Its deadline was set anew at this revision.
+    Renewed(Time),
+}
+
+impl Keyspace {
+    /// Takes in one record of a key at a revision. [`Keyspace::restored`] comes last.
+    pub fn restore(&mut self, key: KeyRef<'_>, rev: u64, record: &Restored<'_>) {
+        let known = self.by_key.get(key.as_str()).copied();
+        let known_rev = known.map_or(0, |slot| self.slots[slot].rev);
+        match record {
+            Restored::Put {
+                payload,
+                lifetime,
+                deadline,
+            } if rev > known_rev => {
+                let (bytes, form) = parts(payload);
+                let slot = self.restored_slot(known, key.to_key());
+                let terms = Terms {
+                    lifetime: *lifetime,
+                    owner: None,
+                    deadline: *deadline,
+                };
+                self.leases.end(slot);
+                self.leases.begin(slot, terms.lease());
+                let entry = &mut self.slots[slot];
+                entry.value = Some(Box::from(bytes));
+                entry.form = form;
+                entry.lifetime = *lifetime;
+                entry.rev = rev;
+                self.totals.join(&self.slots[slot]);
+            }
+            Restored::Deleted(class) if rev > known_rev => {
+                let slot = self.restored_slot(known, key.to_key());
+                self.leases.end(slot);
+                let entry = &mut self.slots[slot];
+                entry.value = None;
+                entry.rev = rev;
+                entry.lifetime = match class {
+                    Class::Durable => Lifetime::Durable,
+                    Class::Boot => Lifetime::Boot,
+                };
+                self.totals.join(&self.slots[slot]);
+            }
+            Restored::Displaced(class) => {
+                let Some(slot) = known else { return };
+                if Class::of(self.slots[slot].lifetime) == *class && known_rev < rev {
+                    self.remove_slot(slot);
+                }
+            }
+            Restored::Renewed(deadline) => {
+                let Some(slot) = known else { return };
+                if known_rev == rev && self.slots[slot].value.is_some() {
+                    let mut lease = self.leases.end(slot);
+                    lease.deadline = Some(*deadline);
+                    self.leases.begin(slot, lease);
+                }
+            }
+            Restored::Put { .. } | Restored::Deleted(_) => {}
+        }
+        self.rev = self.rev.max(rev);
+    }
+
+    /// Ends the restoring: the next change takes the revision after `rev` or after the highest that
+    /// was restored, and tombstones up to `floor` may be missing.
+    pub fn restored(&mut self, rev: u64, floor: u64) {
+        self.rev = self.rev.max(rev);
+        self.floor = floor.min(self.rev);
+        self.tombstones_after = self.floor;
+        let is_too_old = |entry: &super::Slot| entry.value.is_none() && entry.rev <= floor;
+        let slots = self.slots.iter();
+        let old: Vec<usize> = slots
+            .filter_map(|(slot, entry)| is_too_old(entry).then_some(slot))
+            .collect();
+        for slot in old {
+            self.remove_slot(slot);
+        }
+        self.rebuild_index();
+        self.drop_tombstones();
+    }
+
+    /// Lets `session` entries end at `deadline`, unless they end before: their owners are gone.
+    pub fn orphan_sessions(&mut self, deadline: Time) {
+        for (slot, entry) in &self.slots {
+            if entry.lifetime == Lifetime::Session && entry.value.is_some() {
+                let mut lease = self.leases.end(slot);
+                lease.owner = None;
+                lease.deadline = Some(lease.deadline.map_or(deadline, |own| own.min(deadline)));
+                self.leases.begin(slot, lease);
+            }
+        }
+    }
+
+    /// The slot to be written to, not counted in the sums.
+    fn restored_slot(&mut self, known: Option<usize>, key: Key) -> usize {
+        match known {
+            Some(slot) => {
+                self.totals.leave(&self.slots[slot]);
+                slot
+            }
+            None => self.add_slot(key),
+        }
+    }
+
+    fn remove_slot(&mut self, slot: usize) {
+        self.leases.end(slot);
+        let entry = self.slots.remove(slot);
+        self.totals.leave(&entry);
+        self.by_key.remove(entry.key.as_str());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_record_counts_in_whatever_order() {
+        let put = |value: &'static str, lifetime| Restored::Put {
+            payload: Payload::Json(value.into()),
+            lifetime,
+            deadline: None,
+        };
+        let durable = Lifetime::Durable;
+        let mut keyspace = Keyspace::new(10);
+        for (key, rev, record) in [
+            ("a", 3, put("new", durable)),
+            ("a", 1, put("old", durable)),
+            ("b", 4, put("1", durable)),
+            ("b", 5, Restored::Deleted(Class::Durable)),
+            ("gone", 2, Restored::Deleted(Class::Durable)),
+            ("c", 6, put("durable", durable)),
+            ("c", 7, Restored::Displaced(Class::Durable)),
+            ("c", 7, put("boot", Lifetime::Boot)),
+            ("c", 7, Restored::Renewed(Time(9))),
+            ("d", 8, put("boot", Lifetime::Boot)),
+            ("d", 9, put("durable", durable)),
+            ("d", 9, Restored::Displaced(Class::Boot)),
+            ("e", 10, put("of a session", Lifetime::Session)),
+        ] {
+            keyspace.restore(KeyRef::new(key).unwrap(), rev, &record);
+        }
+        keyspace.restored(20, 2);
+        keyspace.orphan_sessions(Time(30));
+        keyspace.assert_invariants();
+        let changes = keyspace.changes_after(0).filter_map(|(_, change)| change);
+        let shown: Vec<String> = changes
+            .map(|change| {
+                let entry = change.entry.map(|entry| (entry.rev, entry.deadline));
+                format!("{} {entry:?}", change.key)
+            })
+            .collect();
+        let expected = [
+            "a Some((3, None))",
+            "b None",
+            "c Some((7, Some(Time(9))))",
+            "d Some((9, None))",
+            "e Some((10, Some(Time(30))))",
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!((keyspace.rev(), keyspace.floor()), (20, 2));
+        let is_new = Payload::Json("new".into());
+        assert!(
+            keyspace
+                .entry(KeyRef::new("a").unwrap())
+                .unwrap()
+                .is(&is_new)
+        );
+    }
+}

@@ -1,0 +1,272 @@
+//! A turn's changes, until they are kept: how to undo them, and what the change index doesn't tell.
+//!
+//! Undoing puts back the state of every slot as it was when the turn began. Only the first change of
+//! a slot in a turn has to remember it. Revisions that the turn has given are not given again.
+//!
+//! The index tells which keys have changed and what they are now. Who writes changes down has to know
+//! two more things, which stand here as lists of keys: **displaced** entries, whose key has a value of
+//! the other [`Class`] now, so that the old one has to go where it is kept; and **renewed** deadlines.
+
+use crate::key::Key;
+use crate::wire::Lifetime;
+
+use super::leases::Lease;
+use super::{Class, Form, Keyspace, Slot, Time, Totals};
+
+/// What a turn has changed so far. Does nothing, and costs nothing, while it is off.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    is_on: bool,
+    /// The revision and the sums when it began.
+    rev: u64,
+    totals: Totals,
+    undo: Vec<Undo>,
+    displaced: Vec<Key>,
+    renewed: Vec<Key>,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Created(usize),
+    Renewed(usize, Lease),
+    Changed(usize, Before),
+}
+
+/// A slot as it was.
+#[derive(Debug)]
+struct Before {
+    value: Option<Box<[u8]>>,
+    rev: u64,
+    form: Form,
+    lifetime: Lifetime,
+    lease: Lease,
+}
+
+impl Keyspace {
+    /// From now on changes can be undone, until [`Keyspace::keep`] or [`Keyspace::roll_back`]. What
+    /// was changed before stays as it is.
+    pub fn begin(&mut self) {
+        assert!(self.turn.undo.is_empty(), "a turn ends before the next");
+        self.turn.is_on = true;
+        self.turn.rev = self.rev;
+        self.turn.totals = self.totals;
+    }
+
+    /// Ends the turn: its changes can't be undone any more.
+    pub fn keep(&mut self) {
+        let turn = &mut self.turn;
+        turn.is_on = false;
+        turn.bytes = 0;
+        turn.undo = Vec::new();
+        turn.displaced = Vec::new();
+        turn.renewed = Vec::new();
+    }
+
+    /// Undoes what has changed since [`Keyspace::begin`]; the turn goes on. The revisions that it has
+    /// given are used up.
+    pub fn roll_back(&mut self) {
+        let undo = std::mem::take(&mut self.turn.undo);
+        for undo in undo.into_iter().rev() {
+            match undo {
+                Undo::Created(slot) => {
+                    self.leases.end(slot);
+                    let slot = self.slots.remove(slot);
+                    self.by_key.remove(slot.key.as_str());
+                }
+                Undo::Renewed(slot, lease) => {
+                    self.leases.end(slot);
+                    self.leases.begin(slot, lease);
+                }
+                Undo::Changed(slot, before) => {
+                    self.leases.end(slot);
+                    self.leases.begin(slot, before.lease);
+                    let entry = &mut self.slots[slot];
+                    entry.value = before.value;
+                    entry.rev = before.rev;
+                    entry.form = before.form;
+                    entry.lifetime = before.lifetime;
+                }
+            }
+        }
+        self.totals = self.turn.totals;
+        self.turn.displaced.clear();
+        self.turn.renewed.clear();
+        self.turn.bytes = 0;
+        // Pairs that were stale may be live again, and may have been swept out.
+        self.rebuild_index();
+        self.begin();
+    }
+
+    /// Whether the turn has changed anything that would have to be undone.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        !self.turn.undo.is_empty()
+    }
+
+    /// About how many bytes of keys and values the turn has put, and of keys that it has deleted.
+    #[must_use]
+    pub fn turn_bytes(&self) -> u64 {
+        self.turn.bytes
+    }
+
+    /// Keys whose live entry was replaced during this turn by one of the other class.
+    #[must_use]
+    pub fn displaced(&self) -> &[Key] {
+        &self.turn.displaced
+    }
+
+    /// Keys that were given a new deadline during this turn without a change.
+    #[must_use]
+    pub fn renewed(&self) -> &[Key] {
+        &self.turn.renewed
+    }
+
+    pub(super) fn rebuild_index(&mut self) {
+        let slots = self.slots.iter();
+        self.index.clear();
+        self.index
+            .extend(slots.map(|(slot, entry)| (entry.rev, slot)));
+        self.index.sort_unstable();
+    }
+}
+
+impl Turn {
+    pub(super) fn created(&mut self, slot: usize) {
+        if self.is_on {
+            self.undo.push(Undo::Created(slot));
+        }
+    }
+
+    pub(super) fn put_over(
+        &mut self,
+        slot: usize,
+        entry: &mut Slot,
+        lease: Lease,
+        lifetime: Lifetime,
+    ) {
+        if self.is_on {
+            let is_displaced = Class::of(entry.lifetime) != Class::of(lifetime);
+            if is_displaced && entry.value.is_some() {
+                self.displaced.push(entry.key.clone());
+            }
+            self.changing(slot, entry, lease);
+        }
+    }
+
+    pub(super) fn deleting(&mut self, slot: usize, entry: &mut Slot, lease: Lease) {
+        if self.is_on {
+            self.changing(slot, entry, lease);
+        }
+    }
+
+    pub(super) fn renewed(
+        &mut self,
+        slot: usize,
+        key: &Key,
+        before: Lease,
+        deadline: Option<Time>,
+    ) {
+        if self.is_on {
+            self.undo.push(Undo::Renewed(slot, before));
+            if deadline.is_some() {
+                self.renewed.push(key.clone());
+            }
+        }
+    }
+
+    /// Counts what an entry has become.
+    pub(super) fn count(&mut self, entry: &Slot) {
+        if self.is_on {
+            let value = entry.value.as_deref().map_or(0, <[u8]>::len);
+            self.bytes += (entry.key.as_str().len() + value) as u64;
+        }
+    }
+
+    /// Takes the value out of a slot whose first change in this turn is about to be made.
+    fn changing(&mut self, slot: usize, entry: &mut Slot, lease: Lease) {
+        if entry.rev <= self.rev {
+            let before = Before {
+                value: entry.value.take(),
+                rev: entry.rev,
+                form: entry.form,
+                lifetime: entry.lifetime,
+                lease,
+            };
+            self.undo.push(Undo::Changed(slot, before));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::key::KeyRef;
+    use crate::keyspace::{Owner, Terms};
+    use crate::wire::Payload;
+
+    use super::*;
+
+    fn put(keyspace: &mut Keyspace, key: &str, value: &str, lifetime: Lifetime) -> u64 {
+        let terms = Terms {
+            lifetime,
+            owner: (lifetime == Lifetime::Session).then_some(Owner(1)),
+            deadline: (lifetime == Lifetime::Boot).then_some(Time(70)),
+        };
+        keyspace.put(
+            KeyRef::new(key).unwrap(),
+            &Payload::Json(value.into()),
+            terms,
+        )
+    }
+
+    /// Everything that can be seen of a keyspace but its last revision.
+    fn shown(keyspace: &Keyspace) -> String {
+        keyspace.assert_invariants();
+        let changes = keyspace.changes_after(0).filter_map(|(_, change)| change);
+        let changes: Vec<_> = changes.collect();
+        let leases = (keyspace.next_deadline(), keyspace.owned_by(Owner(1)));
+        let sums = (keyspace.keys(), keyspace.bytes(), keyspace.tombstones());
+        format!("{changes:?} {leases:?} {sums:?}")
+    }
+
+    #[test]
+    fn a_turn_is_undone_as_if_it_had_not_been() {
+        let mut keyspace = Keyspace::new(10);
+        put(&mut keyspace, "kept", "1", Lifetime::Durable);
+        put(&mut keyspace, "replaced", "1", Lifetime::Durable);
+        put(&mut keyspace, "displaced", "1", Lifetime::Boot);
+        put(&mut keyspace, "owned", "1", Lifetime::Session);
+        put(&mut keyspace, "deleted", "1", Lifetime::Durable);
+        put(&mut keyspace, "back", "1", Lifetime::Durable);
+        keyspace.delete(KeyRef::new("back").unwrap());
+        let before = shown(&keyspace);
+
+        keyspace.begin();
+        for round in 0..2000 {
+            let value = format!("{round}");
+            put(&mut keyspace, "replaced", &value, Lifetime::Boot);
+        }
+        put(&mut keyspace, "displaced", "2", Lifetime::Durable);
+        put(&mut keyspace, "back", "2", Lifetime::Session);
+        put(&mut keyspace, "created", "2", Lifetime::Boot);
+        keyspace.delete(KeyRef::new("deleted").unwrap());
+        put(&mut keyspace, "deleted", "2", Lifetime::Session);
+        keyspace.renew(KeyRef::new("owned").unwrap(), Some(Owner(2)), Some(Time(5)));
+        keyspace.delete(KeyRef::new("owned").unwrap());
+        keyspace.delete(KeyRef::new("created").unwrap());
+        let names = |keys: &[Key]| keys.iter().map(Key::to_string).collect::<Vec<_>>();
+        assert_eq!(names(keyspace.displaced()), ["replaced", "displaced"]);
+        assert_eq!(names(keyspace.renewed()), ["owned"]);
+        assert_ne!(shown(&keyspace), before);
+        let rev = keyspace.rev();
+
+        keyspace.roll_back();
+        assert_eq!(shown(&keyspace), before);
+        assert_eq!(keyspace.rev(), rev, "revisions are not given twice");
+        assert!(!keyspace.has_changed() && keyspace.displaced().is_empty());
+        assert_eq!(keyspace.turn_bytes(), 0);
+        assert_eq!(put(&mut keyspace, "kept", "2", Lifetime::Durable), rev + 1);
+        keyspace.keep();
+        assert_ne!(shown(&keyspace), before);
+    }
+}
