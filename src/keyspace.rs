@@ -200,6 +200,13 @@ impl Keyspace {
         self.entry_at(slot)
     }
 
+    /// Where a key is kept, or was when it was deleted; nothing where it is not known.
+    #[must_use]
+    pub fn class(&self, key: KeyRef<'_>) -> Option<Class> {
+        let slot = *self.by_key.get(key.as_str())?;
+        Some(Class::of(self.slots[slot].lifetime))
+    }
+
     /// Gives a key a value and returns the revision of the change.
     pub fn put(&mut self, key: KeyRef<'_>, payload: &Payload<'_>, terms: Terms) -> u64 {
         let (bytes, form) = parts(payload);
@@ -234,7 +241,8 @@ impl Keyspace {
     }
 
     /// Starts an entry's terms anew without a change of its value: nobody is told. The lifetime
-    /// stays, and so does a deadline where none is given. Does nothing where there is no such entry.
+    /// stays, and so does a deadline where none is given; an orphan has an owner again. Does nothing
+    /// where there is no such entry.
     pub fn renew(&mut self, key: KeyRef<'_>, owner: Option<Owner>, deadline: Option<Time>) {
         if let Some(&slot) = self.by_key.get(key.as_str()) {
             if self.slots[slot].value.is_none() {
@@ -243,8 +251,12 @@ impl Keyspace {
             let before = self.leases.end(slot);
             self.turn
                 .renewed(slot, &self.slots[slot].key, before, deadline);
-            let deadline = deadline.or(before.deadline);
-            self.leases.begin(slot, Lease { owner, deadline });
+            let renewed = Lease {
+                owner,
+                deadline: deadline.or(before.deadline),
+                orphan_end: None,
+            };
+            self.leases.begin(slot, renewed);
         }
     }
 
@@ -268,14 +280,14 @@ impl Keyspace {
     /// The first key whose deadline has come.
     #[must_use]
     pub fn expired(&self, now: Time) -> Option<Key> {
-        let (deadline, slot) = self.leases.first_deadline()?;
-        (deadline <= now).then(|| self.slots[slot].key.clone())
+        let (end, slot) = self.leases.first_end()?;
+        (end <= now).then(|| self.slots[slot].key.clone())
     }
 
     /// When the next entry ends by itself.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.leases.first_deadline().map(|(deadline, _)| deadline)
+        self.leases.first_end().map(|(end, _)| end)
     }
 
     /// A key that belongs to this connection, while there is one.
@@ -383,11 +395,7 @@ impl Keyspace {
             totals.join(entry);
             if entry.value.is_none() {
                 assert!(entry.rev > self.floor && entry.rev > self.tombstones_after);
-                let lease = self.leases.of(slot);
-                assert!(
-                    lease.owner.is_none() && lease.deadline.is_none(),
-                    "{key} is deleted"
-                );
+                assert!(!self.leases.has(slot), "{key} is deleted");
             }
         }
         assert_eq!(self.totals, totals);
@@ -466,6 +474,7 @@ impl Terms {
         Lease {
             owner: self.owner,
             deadline: self.deadline,
+            orphan_end: None,
         }
     }
 }

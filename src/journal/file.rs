@@ -18,8 +18,14 @@ use super::{JournalError, Policy};
 /// the numbers stay below 2^53, which JSON readers with floating point keep exact, for 500 million
 /// such starts.
 pub(super) const RESERVE: u64 = 1 << 24;
-/// A journal that is smaller than this is not worth being written anew.
-const REWRITE_BYTES_MIN: u64 = 1 << 20;
+/// A journal that is smaller than this is not worth being written anew. The boot journal's bytes are
+/// memory.
+const fn rewrite_bytes_min(class: Class) -> u64 {
+    match class {
+        Class::Durable => 1 << 20,
+        Class::Boot => 256 << 10,
+    }
+}
 /// How much of a new journal is written a turn: a fraction of a millisecond.
 const SLICE_BYTES: usize = 128 << 10;
 /// How many changes a slice looks at.
@@ -45,8 +51,8 @@ pub(super) struct Journal {
     file: File,
     len: u64,
     records: u64,
-    /// Its length when it was last as short as it could be.
-    shortest: u64,
+    /// Its length when it was last as short as it could be, and what was estimated for it then.
+    shortest: (u64, u64),
     /// Revisions up to this one may be given before the journal has to say more.
     reserved: u64,
     /// Since when there is something that the disk may not have; under [`Policy::Interval`].
@@ -154,7 +160,7 @@ impl Journal {
             .start_rewrite(file, new, keyspace, Time(0))
             .and_then(|()| {
                 while !journal.write_slice(keyspace)? {}
-                journal.put_in_place(keyspace)
+                journal.put_in_place(keyspace, Time(0))
             })
             .map_err(failed())?;
         journal.counts.rewrites = 0;
@@ -171,7 +177,7 @@ impl Journal {
             file,
             len: known.len,
             records: known.records,
-            shortest: 0,
+            shortest: (1, 1),
             reserved: known.reserved,
             unsynced_since: None,
             syncing: None,
@@ -392,13 +398,18 @@ impl Journal {
         }
     }
 
+    /// About how long it would be if it were written anew: the keyspace's estimate, corrected by how
+    /// far it was off the last time.
+    pub(super) fn live_bytes(&self, keyspace: &Keyspace) -> u64 {
+        let (actual, estimated) = self.shortest;
+        let estimate = keyspace.written_bytes(self.class);
+        let corrected = u128::from(estimate) * u128::from(actual) / u128::from(estimated);
+        u64::try_from(corrected).unwrap_or(u64::MAX).min(self.len)
+    }
+
     fn wants_rewrite(&self, keyspace: &Keyspace, now: Time) -> bool {
-        if now < self.rewrite_after {
-            return false;
-        }
-        // Where the estimate is off, what was just written anew must not be so again.
-        let live = keyspace.written_bytes(self.class).max(self.shortest);
-        self.has_failed || self.len > REWRITE_BYTES_MIN.max(2 * live)
+        let is_long = self.len > rewrite_bytes_min(self.class).max(2 * self.live_bytes(keyspace));
+        now >= self.rewrite_after && (self.has_failed || is_long)
     }
 
     fn start_rewrite(
@@ -459,7 +470,7 @@ impl Journal {
             return Ok(());
         }
         let (old, started, had_failed) = (self.len, rewrite.started, self.has_failed);
-        self.put_in_place(keyspace)?;
+        self.put_in_place(keyspace, now)?;
         self.has_complained = false;
         if had_failed {
             info!("{} are accepted again", self.writes());
@@ -504,7 +515,7 @@ impl Journal {
     }
 
     /// Lets the new journal, which is complete, take the place of the old one.
-    fn put_in_place(&mut self, keyspace: &Keyspace) -> io::Result<()> {
+    fn put_in_place(&mut self, keyspace: &Keyspace, now: Time) -> io::Result<()> {
         let rewrite = self
             .rewrite
             .as_mut()
@@ -534,13 +545,16 @@ impl Journal {
         self.file = rewrite.file;
         self.len = rewrite.len;
         self.records = rewrite.records;
-        self.shortest = rewrite.len;
+        let estimate = keyspace.written_bytes(self.class);
+        self.shortest = (rewrite.len, estimate.clamp(1, rewrite.len));
         self.reserved = reserved;
         self.unsynced_since = None;
         self.syncing = None;
-        if self.class == Class::Durable {
-            self.has_failed = true;
-            sync_directory(&self.directory)?;
+        if self.class == Class::Durable
+            && let Err(error) = sync_directory(&self.directory)
+        {
+            self.fail("given its name", &error, now);
+            return Err(error);
         }
         self.has_failed = false;
         self.counts.rewrites += 1;

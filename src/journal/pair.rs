@@ -65,17 +65,17 @@ impl Storage for Journals {
     ) -> Result<String, LoadError> {
         let options = &self.options;
         let locks = [
-            claim(&options.data_directory)?,
-            claim(&options.runtime_directory)?,
+            claim(&options.data_directory, "durable.lock")?,
+            claim(&options.runtime_directory, "boot.lock")?,
         ];
         let (durable, boot, epoch) = Loading { options, keyspace }.run(now)?;
         self.opened = Some(Opened {
+            live_bytes: durable.live_bytes(keyspace),
             durable,
             boot,
             syncer: Syncer::new(wake),
             durable_draft: Draft::default(),
             boot_draft: Draft::default(),
-            live_bytes: keyspace.written_bytes(Class::Durable),
             _locks: locks,
         });
         Ok(epoch)
@@ -101,7 +101,7 @@ impl Storage for Journals {
         }
         opened.durable.tend(keyspace, now, &mut opened.syncer);
         opened.boot.tend(keyspace, now, &mut opened.syncer);
-        opened.live_bytes = keyspace.written_bytes(Class::Durable);
+        opened.live_bytes = opened.durable.live_bytes(keyspace);
     }
 
     fn next_deadline(&self) -> Option<Time> {
@@ -127,7 +127,7 @@ impl Storage for Journals {
         let (durable, boot) = (opened.durable.counts, opened.boot.counts);
         Figures {
             bytes: opened.durable.len(),
-            live_bytes: opened.live_bytes.min(opened.durable.len()),
+            live_bytes: opened.live_bytes,
             records: opened.durable.records(),
             written_bytes: durable.written,
             syncs: durable.syncs,
@@ -181,17 +181,18 @@ impl Opened {
             }
         }
         for key in keyspace.displaced() {
-            // A key may have been displaced twice, and be where it was: then nothing is to be said.
-            // One that was deleted after has a tombstone in one journal, and is named in both.
-            let entry = keyspace.entry(key.borrowed());
-            let class = entry.map(|entry| Class::of(entry.lifetime));
-            if class != Some(Class::Durable) {
-                durable.begin(rev);
-                durable.displace(key, rev);
-            }
-            if class != Some(Class::Boot) {
-                boot.begin(rev);
-                boot.displace(key, rev);
+            // One that was displaced twice is where it was. One that was deleted after is a tombstone
+            // in one journal, where it is not to be displaced.
+            match keyspace.class(key.borrowed()) {
+                Some(Class::Boot) => {
+                    durable.begin(rev);
+                    durable.displace(key, rev);
+                }
+                Some(Class::Durable) => {
+                    boot.begin(rev);
+                    boot.displace(key, rev);
+                }
+                None => unreachable!("a tombstone of this turn is not dropped before it is kept"),
             }
         }
         for key in keyspace.renewed() {
@@ -458,8 +459,9 @@ fn next_revision(durable: Option<&Journaled>, boot: Option<&Journaled>) -> u64 {
     last.max(durable.found.reserved) + lost as u64 * file::RESERVE
 }
 
-/// Makes a directory unless it is there, and locks it against other daemons.
-fn claim(directory: &Path) -> Result<File, JournalError> {
+/// Makes a directory unless it is there, and locks it against other daemons. One directory may serve
+/// for both journals, so each has a lock of its own.
+fn claim(directory: &Path, lock: &str) -> Result<File, JournalError> {
     let shown = directory.display();
     match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => {
@@ -478,7 +480,7 @@ fn claim(directory: &Path) -> Result<File, JournalError> {
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(directory.join("lock"))
+        .open(directory.join(lock))
         .map_err(failed())?;
     match lock.try_lock() {
         Ok(()) => {}

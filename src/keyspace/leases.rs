@@ -10,7 +10,7 @@ use super::{Owner, Time};
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     by_slot: HashMap<usize, Lease>,
-    deadlines: BTreeSet<(Time, usize)>,
+    ends: BTreeSet<(Time, usize)>,
     owned: BTreeSet<(Owner, usize)>,
 }
 
@@ -19,19 +19,28 @@ pub(super) struct Leases {
 pub(super) struct Lease {
     pub(super) owner: Option<Owner>,
     pub(super) deadline: Option<Time>,
+    /// When an entry ends whose owner has gone with an earlier daemon and does not come back.
+    pub(super) orphan_end: Option<Time>,
+}
+
+impl Lease {
+    /// When the entry ends by itself.
+    fn end(self) -> Option<Time> {
+        [self.deadline, self.orphan_end].into_iter().flatten().min()
+    }
 }
 
 impl Leases {
     pub(super) fn begin(&mut self, slot: usize, lease: Lease) {
-        if lease.owner.is_none() && lease.deadline.is_none() {
+        if lease.owner.is_none() && lease.end().is_none() {
             return;
         }
         self.by_slot.insert(slot, lease);
         if let Some(owner) = lease.owner {
             self.owned.insert((owner, slot));
         }
-        if let Some(deadline) = lease.deadline {
-            self.deadlines.insert((deadline, slot));
+        if let Some(end) = lease.end() {
+            self.ends.insert((end, slot));
         }
     }
 
@@ -45,8 +54,8 @@ impl Leases {
         if let Some(owner) = lease.owner {
             self.owned.remove(&(owner, slot));
         }
-        if let Some(deadline) = lease.deadline {
-            self.deadlines.remove(&(deadline, slot));
+        if let Some(end) = lease.end() {
+            self.ends.remove(&(end, slot));
         }
         lease
     }
@@ -58,9 +67,13 @@ impl Leases {
         self.by_slot.get(&slot).copied().unwrap_or_default()
     }
 
-    /// The slot whose deadline comes first.
-    pub(super) fn first_deadline(&self) -> Option<(Time, usize)> {
-        self.deadlines.first().copied()
+    pub(super) fn has(&self, slot: usize) -> bool {
+        self.by_slot.contains_key(&slot)
+    }
+
+    /// The slot that ends first by itself, and when.
+    pub(super) fn first_end(&self) -> Option<(Time, usize)> {
+        self.ends.first().copied()
     }
 
     /// A slot that belongs to a connection, while there is one.
@@ -70,11 +83,11 @@ impl Leases {
     }
 
     pub(super) fn assert_invariants(&self) {
-        let deadlines = self.by_slot.values().filter_map(|lease| lease.deadline);
+        let ends = self.by_slot.values().filter_map(|lease| lease.end());
         let owned = self.by_slot.values().filter_map(|lease| lease.owner);
         assert_eq!(
-            (self.deadlines.len(), self.owned.len()),
-            (deadlines.count(), owned.count())
+            (self.ends.len(), self.owned.len()),
+            (ends.count(), owned.count())
         );
     }
 }

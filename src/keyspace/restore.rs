@@ -104,13 +104,14 @@ impl Keyspace {
         self.drop_tombstones();
     }
 
-    /// Lets `session` entries end at `deadline`, unless they end before: their owners are gone.
-    pub fn orphan_sessions(&mut self, deadline: Time) {
+    /// Lets `session` entries end at a time, unless they end before or are put again: their owners are
+    /// gone.
+    pub fn orphan_sessions(&mut self, end: Time) {
         for (slot, entry) in &self.slots {
             if entry.lifetime == Lifetime::Session && entry.value.is_some() {
                 let mut lease = self.leases.end(slot);
                 lease.owner = None;
-                lease.deadline = Some(lease.deadline.map_or(deadline, |own| own.min(deadline)));
+                lease.orphan_end = Some(end);
                 self.leases.begin(slot, lease);
             }
         }
@@ -137,6 +138,8 @@ impl Keyspace {
 
 #[cfg(test)]
 mod tests {
+    use crate::keyspace::Owner;
+
     use super::*;
 
     #[test]
@@ -180,10 +183,16 @@ mod tests {
             "b None",
             "c Some((7, Some(Time(9))))",
             "d Some((9, None))",
-            "e Some((10, Some(Time(30))))",
+            "e Some((10, None))",
         ];
         assert_eq!(shown, expected);
         assert_eq!((keyspace.rev(), keyspace.floor()), (20, 2));
+        let ends = |keyspace: &Keyspace| keyspace.next_deadline();
+        assert_eq!(ends(&keyspace), Some(Time(9)));
+        keyspace.delete(KeyRef::new("c").unwrap());
+        assert_eq!(ends(&keyspace), Some(Time(30)), "an orphan waits");
+        keyspace.renew(KeyRef::new("e").unwrap(), Some(Owner(1)), None);
+        assert_eq!(ends(&keyspace), None, "its owner is back");
         let is_new = Payload::Json("new".into());
         assert!(
             keyspace

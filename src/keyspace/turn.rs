@@ -65,7 +65,11 @@ impl Keyspace {
 
     /// Undoes what has changed since [`Keyspace::begin`]; the turn goes on. The revisions that it has
     /// given are used up.
+    ///
+    /// # Panics
+    /// Where no turn has begun.
     pub fn roll_back(&mut self) {
+        assert!(self.turn.is_on, "a turn begins before it is undone");
         let undo = std::mem::take(&mut self.turn.undo);
         for undo in undo.into_iter().rev() {
             match undo {
