@@ -222,7 +222,7 @@ fn stats(client: &Client, arguments: &Stats) -> Result<(), Failure> {
 /// Counters that only grow are told from those that don't by name; one that is not known here is
 /// taken for one that doesn't.
 fn prometheus(stats: &nkv::client::Stats) -> String {
-    const GROWING: [&str; 8] = [
+    const GROWING: [&str; 11] = [
         "requests",
         "puts",
         "gets",
@@ -231,6 +231,9 @@ fn prometheus(stats: &nkv::client::Stats) -> String {
         "coalesced",
         "errors",
         "journal_syncs",
+        "journal_rewrites",
+        "journal_failures",
+        "journal_written_bytes",
     ];
     let mut text = format!(
         "# TYPE nkv_info gauge\nnkv_info{{version={:?},epoch={:?}}} 1\n",
