@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{Level, error, info, log, warn};
 
 use crate::keyspace::{Class, Keyspace, Time};
 
@@ -37,6 +37,8 @@ const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 const LAST_SYNC_BYTES: u64 = 256 << 10;
 /// How often that is given a try.
 const LAST_SYNC_TRIES: u32 = 16;
+/// How many bytes an estimate may be off without that being taken for a rule.
+const ESTIMATE_SLACK: u64 = 64 << 10;
 /// When writing a new journal is tried again after it has failed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -177,7 +179,7 @@ impl Journal {
             file,
             len: known.len,
             records: known.records,
-            shortest: (1, 1),
+            shortest: (0, 0),
             reserved: known.reserved,
             unsynced_since: None,
             syncing: None,
@@ -403,7 +405,10 @@ impl Journal {
     pub(super) fn live_bytes(&self, keyspace: &Keyspace) -> u64 {
         let (actual, estimated) = self.shortest;
         let estimate = keyspace.written_bytes(self.class);
-        let corrected = u128::from(estimate) * u128::from(actual) / u128::from(estimated);
+        // What little there is says nothing about more.
+        let [actual, estimated] =
+            [actual, estimated].map(|bytes| u128::from(bytes + ESTIMATE_SLACK));
+        let corrected = u128::from(estimate) * actual / estimated;
         u64::try_from(corrected).unwrap_or(u64::MAX).min(self.len)
     }
 
@@ -475,7 +480,13 @@ impl Journal {
         if had_failed {
             info!("{} are accepted again", self.writes());
         }
-        info!(
+        // The boot journal's are cheap and may be many.
+        let level = match self.class {
+            Class::Durable => Level::Info,
+            Class::Boot => Level::Debug,
+        };
+        log!(
+            level,
             "{} is written anew: {old} bytes before, {} now, {} records, in {} ms",
             self.path.display(),
             self.len,
@@ -546,7 +557,7 @@ impl Journal {
         self.len = rewrite.len;
         self.records = rewrite.records;
         let estimate = keyspace.written_bytes(self.class);
-        self.shortest = (rewrite.len, estimate.clamp(1, rewrite.len));
+        self.shortest = (rewrite.len, estimate.min(rewrite.len));
         self.reserved = reserved;
         self.unsynced_since = None;
         self.syncing = None;
