@@ -48,7 +48,10 @@ pub(crate) fn check_read(path: &str) {
             epoch = fields["epoch"].as_str().unwrap().to_owned();
         }
         let (_, rest) = text.split_once('\n').unwrap();
-        let text = format!("{:08x} {header}\n{rest}", crc32fast::hash(header.as_bytes()));
+        let text = format!(
+            "{:08x} {header}\n{rest}",
+            crc32fast::hash(header.as_bytes())
+        );
         let parent = directory.path().join(parent);
         std::fs::create_dir(&parent).unwrap();
         std::fs::write(parent.join(file), text).unwrap();
@@ -102,7 +105,9 @@ fn compared(text: &str) -> Vec<String> {
             let mut value: Value = serde_json::from_str(text).unwrap();
             // An object of serde_json has an order of its own, so what has no such names is compared
             // as it is.
-            mask(&mut value).then(|| value.to_string()).unwrap_or_else(|| text.to_owned())
+            mask(&mut value)
+                .then(|| value.to_string())
+                .unwrap_or_else(|| text.to_owned())
         })
         .collect()
 }
@@ -111,7 +116,11 @@ fn compared(text: &str) -> Vec<String> {
 fn text_of(line: &str) -> &str {
     let (checksum, text) = line.split_at(8);
     let text = text.strip_prefix(' ').unwrap();
-    assert_eq!(checksum, format!("{:08x}", crc32fast::hash(text.as_bytes())), "{line}");
+    assert_eq!(
+        checksum,
+        format!("{:08x}", crc32fast::hash(text.as_bytes())),
+        "{line}"
+    );
     text
 }
 
@@ -125,7 +134,9 @@ fn mask(value: &mut Value) -> bool {
         }
     }
     if let Some(changes) = value["changes"].as_array_mut() {
-        found |= changes.iter_mut().fold(false, |found, change| mask(change) | found);
+        found |= changes
+            .iter_mut()
+            .fold(false, |found, change| mask(change) | found);
     }
     found
 }
