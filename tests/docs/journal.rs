@@ -105,9 +105,11 @@ fn compared(text: &str) -> Vec<String> {
             let mut value: Value = serde_json::from_str(text).unwrap();
             // An object of serde_json has an order of its own, so what has no such names is compared
             // as it is.
-            mask(&mut value)
-                .then(|| value.to_string())
-                .unwrap_or_else(|| text.to_owned())
+            if mask(&mut value) {
+                value.to_string()
+            } else {
+                text.to_owned()
+            }
         })
         .collect()
 }
