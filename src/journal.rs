@@ -48,9 +48,11 @@ pub use pair::Journals;
 /// Where a keyspace is kept beyond the daemon's life. [`Journals`] and [`Memory`] are two ways;
 /// another engine is a third.
 ///
-/// The order of calls: [`Storage::load`] once, before anything else. Then, turn by turn,
-/// [`Storage::commit`] where the turn has changed something, and [`Storage::tend`].
-/// [`Storage::close`] last, where the daemon stops cleanly.
+/// The order of calls: [`Storage::load`] once, before anything else, and [`Storage::can_fail`] once
+/// after it. Then, in each turn, [`Storage::commit`], also where nothing has changed; again after each
+/// [`Unkept`]; and at the end of the turn [`Storage::tend`]. [`Storage::close`] last, where the daemon
+/// stops cleanly or its sockets can't be opened; a server that is dropped before it runs, or that fails,
+/// does not call it.
 ///
 /// None of them is to block for longer than it takes to make a turn's changes safe: nobody is served
 /// meanwhile.
@@ -59,7 +61,7 @@ pub trait Storage: Send + fmt::Debug {
     /// history goes on unbroken, and a new one where changes may be missing that someone has seen.
     ///
     /// `session` entries have lost their owners; they are to end [`ORPHAN_PATIENCE`] after `now`. The
-    /// keyspace's revision is to be behind every one that was ever given.
+    /// keyspace's revision is to be no smaller than any that was ever given.
     ///
     /// `wake` may be called from any thread, and makes the daemon call [`Storage::tend`] soon.
     ///
@@ -69,26 +71,30 @@ pub trait Storage: Send + fmt::Debug {
     -> Result<String, LoadError>;
 
     /// Makes safe what has changed after a revision: [`Keyspace::changes_after`],
-    /// [`Keyspace::displaced`] and [`Keyspace::renewed`]. All of it or nothing.
+    /// [`Keyspace::displaced`] and [`Keyspace::renewed`]. All of it or nothing. There may be nothing
+    /// that has changed.
     ///
     /// # Errors
     /// [`Unkept`] where that is not possible. [`Storage::writable`] then says what can't be written
-    /// any more, the turn is undone and carried out again with that refused, and committed again.
+    /// any more, the turn is undone and carried out again with that refused, and committed again. A
+    /// storage that fails more often in one turn than there are classes stops the daemon by a panic.
     fn commit(&mut self, keyspace: &Keyspace, after: u64, now: Time) -> Result<(), Unkept>;
 
     /// Does a bounded piece of whatever else there is to do. Everything is committed.
     fn tend(&mut self, keyspace: &Keyspace, now: Time);
 
-    /// When [`Storage::tend`] is to be called next, if nothing else happens.
+    /// When [`Storage::tend`] is to be called next, if nothing else happens. A time that has passed
+    /// means at once.
     fn next_deadline(&self) -> Option<Time>;
 
-    /// What can be written at present.
+    /// What can be written at present. It is asked after a failed commit and at the end of each turn.
     fn writable(&self) -> Writable;
 
-    /// Whether commits can fail at all. Where they can't, nothing is done to be able to undo a turn.
+    /// Whether commits can fail at all. Where they can't, nothing is done to be able to undo a turn,
+    /// and a commit that fails all the same stops the daemon by a panic.
     fn can_fail(&self) -> bool;
 
-    /// Its figures, for `stats`.
+    /// Its figures, for `stats`. They are asked for in each turn.
     fn figures(&self) -> Figures;
 
     /// Makes everything safe, and notes that nothing is missing. Everything is committed.
@@ -149,11 +155,11 @@ pub struct Figures {
     pub records: u64,
     /// Bytes written to the disk since the start, rewriting included.
     pub written_bytes: u64,
-    /// How often the disk was asked to have everything, since the start.
+    /// How often the disk was asked to have all of a durable journal, since the start.
     pub syncs: u64,
     /// How often a durable journal was written anew since the start.
     pub rewrites: u64,
-    /// How often writing or syncing failed since the start.
+    /// How often writing or syncing a journal, or writing one anew, failed since the start.
     pub failures: u64,
     /// Bytes of the boot journal.
     pub boot_bytes: u64,
@@ -179,7 +185,8 @@ pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Options {
     /// The directory of the durable journal; made where it is missing.
     pub data_directory: PathBuf,
-    /// The directory of the boot journal; made where it is missing. It should go with the machine.
+    /// The directory of the boot journal, which must be another one; made where it is missing. It
+    /// should go with the machine.
     pub runtime_directory: PathBuf,
     /// When durable changes are on stable storage.
     pub policy: Policy,
@@ -218,7 +225,7 @@ pub enum JournalError {
     },
     /// The system refused.
     Io {
-        /// What was tried, as in "can't open FILE".
+        /// What was tried, as in "open FILE".
         action: String,
         /// The system's reason.
         source: io::Error,

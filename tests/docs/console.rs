@@ -5,20 +5,30 @@
 //! a line. A block with `needs=PROGRAM` in its fence is left out where there is no such program, which is
 //! said. The commands of one document share
 //! a directory, and find on their path the two programs and at `/run/nkv.sock` (written as that, or where
-//! `nkv-client` looks by itself) a daemon that the test has started.
+//! `nkv-client` looks by itself) a daemon that the test has started. Its journals are in `/var/lib/nkv` and
+//! `/run/nkv`. These names stand for the test's own places, in commands and in what they print.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::{Block, matches};
 
-const WRITTEN: &str = "/run/nkv.sock";
+/// What documents call the daemon's places, and where these are in the test's directory. The order
+/// counts: the first name begins like the last.
+const PLACES: [(&str, &str); 3] = [
+    ("/run/nkv.sock", "nkv.sock"),
+    ("/var/lib/nkv", "data"),
+    ("/run/nkv", "runtime"),
+];
 
-pub(crate) fn play(path: &str, blocks: &[Block]) {
+/// Runs the commands of a document and returns the directory that they have used.
+pub(crate) fn play(path: &str, blocks: &[Block]) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("nkv.sock");
-    let _daemon = Daemon::start(&socket);
+    let daemon = Daemon::start(&socket);
     for block in blocks {
         let needed = block
             .info
@@ -56,17 +66,23 @@ pub(crate) fn play(path: &str, blocks: &[Block]) {
             );
         }
     }
+    drop(daemon);
+    directory
 }
 
 fn run(command: &str, directory: &Path, socket: &Path) -> String {
-    let socket = socket
-        .to_str()
-        .expect("a temporary directory's name is text");
+    let place = |name: &str| {
+        let path = directory.join(name).into_os_string().into_string();
+        path.expect("a temporary directory's name is text")
+    };
     let programs = Path::new(env!("CARGO_BIN_EXE_nkv-client"))
         .parent()
         .unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
-    let command = format!("exec 2>&1\n{}", command.replace(WRITTEN, socket));
+    let mut command = format!("exec 2>&1\n{command}");
+    for (written, name) in PLACES {
+        command = command.replace(written, &place(name));
+    }
     let output = Command::new("timeout")
         .args(["30", "sh", "-c", &command])
         .current_dir(directory)
@@ -75,7 +91,11 @@ fn run(command: &str, directory: &Path, socket: &Path) -> String {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    String::from_utf8(output.stdout).unwrap()
+    let mut printed = String::from_utf8(output.stdout).unwrap();
+    for (written, name) in PLACES {
+        printed = printed.replace(&place(name), written);
+    }
+    printed
 }
 
 fn is_there(program: &str) -> bool {

@@ -6,6 +6,7 @@
 //!   block has an empty keyspace of its own. It is played to a broker in memory, in whole lines and one
 //!   byte at a time, and to a server over a socket.
 //! - ```` ```console ````: commands after `$`, and what they print ([`console`]).
+//! - ```` ```journal ````: the files that the commands of `docs/journal.md` leave ([`journal`]).
 //! - the tables of `docs/keyspace.md` ([`table`]): who hears of which change, what matches, what is
 //!   escaped.
 //! - ```` ```rust ```` in `docs/rust.md` ([`rust`]): each example stands in a test too.
@@ -24,6 +25,7 @@
 )]
 
 mod console;
+mod journal;
 mod map;
 mod memory;
 mod rust;
@@ -130,8 +132,19 @@ fn transcripts_hold_over_sockets() {
 
 #[test]
 fn console_passages_print_what_they_say() {
-    let path = "README.md";
-    console::play(path, &blocks_of(path, "console"));
+    for path in ["README.md", "docs/operations.md"] {
+        console::play(path, &blocks_of(path, "console"));
+    }
+}
+
+#[test]
+fn example_journals_are_written_so() {
+    journal::check_written("docs/journal.md");
+}
+
+#[test]
+fn example_journals_are_read_so() {
+    journal::check_read("docs/journal.md");
 }
 
 #[test]

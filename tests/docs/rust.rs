@@ -4,10 +4,14 @@
 //! ([`examples_stand_here`]). So the document shows what matters and nothing around it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nkv::client::{Error, ErrorCode, Event, Lifetime, Position, Put, Value};
+use nkv::journal::{self, Figures, LoadError, Policy, Storage, Unkept, Wake, Writable};
+use nkv::keyspace::{Class, Keyspace, Time};
 use nkv::server::{Options, Running, Server};
 use nkv::{Address, Client, Key};
 
@@ -278,4 +282,89 @@ fn a_daemon_inside_a_program() -> Run {
     drop(server);
     assert!(!path.exists());
     Ok(())
+}
+
+#[test]
+fn journals() -> Run {
+    let directory = tempfile::tempdir()?;
+    let mut options = Options::default();
+    options.journals = Some(journal::Options {
+        data_directory: directory.path().join("data"),
+        runtime_directory: directory.path().join("runtime"),
+        policy: Policy::Interval(Duration::from_secs(1)),
+        recover: false,
+    });
+    let server = Server::bind(options.clone())?.spawn()?;
+    Client::from_stream(server.handle().connect()?)?.put("a", &1)?;
+    server.stop()?;
+    let server = Server::bind(options)?.spawn()?;
+    let client = Client::from_stream(server.handle().connect()?)?;
+    assert_eq!(client.get::<u32>("a")?.map(|entry| entry.value), Some(1));
+    Ok(server.stop()?)
+}
+
+#[derive(Debug)]
+struct Failing {
+    has_failed: Arc<AtomicBool>,
+}
+
+impl Storage for Failing {
+    fn load(&mut self, _: &mut Keyspace, _: Time, _: Wake) -> Result<String, LoadError> {
+        Ok("an epoch that no other start has".into())
+    }
+
+    fn commit(&mut self, keyspace: &Keyspace, after: u64, _: Time) -> Result<(), Unkept> {
+        let changes = keyspace.changes_after(after);
+        let mut changes = changes.filter_map(|(_, change)| change);
+        // What takes a durable entry's place concerns the disk, too.
+        let concerns_disk = changes.any(|change| change.class == Class::Durable)
+            || !keyspace.displaced().is_empty();
+        if concerns_disk && !self.writable().durable {
+            return Err(Unkept);
+        }
+        Ok(())
+    }
+
+    fn writable(&self) -> Writable {
+        Writable {
+            durable: !self.has_failed.load(Ordering::Relaxed),
+            boot: true,
+        }
+    }
+
+    fn can_fail(&self) -> bool {
+        true
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        None
+    }
+
+    fn tend(&mut self, _: &Keyspace, _: Time) {}
+
+    fn close(&mut self, _: &Keyspace) {}
+}
+
+#[test]
+fn another_storage() -> Run {
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let storage = Failing {
+        has_failed: has_failed.clone(),
+    };
+    let server = Server::bind_with(Options::default(), Box::new(storage))?.spawn()?;
+    let client = Client::from_stream(server.handle().connect()?)?;
+    client.put("config.port", &80)?;
+    has_failed.store(true, Ordering::Relaxed);
+    let refused = client.put("config.port", &443).unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::ReadOnly));
+    let port = client.get::<u32>("config.port")?.map(|entry| entry.value);
+    assert_eq!(port, Some(80));
+    has_failed.store(false, Ordering::Relaxed);
+    client.ping()?;
+    client.put("config.port", &443)?;
+    Ok(server.stop()?)
 }
