@@ -461,6 +461,18 @@ impl Entry<'_> {
         }
     }
 
+    /// The value.
+    #[must_use]
+    pub fn payload(&self) -> Payload<'_> {
+        match self.value {
+            Stored::Json(json) => {
+                let text = std::str::from_utf8(json).expect("a JSON value was put as text");
+                Payload::Json(text.into())
+            }
+            Stored::Bytes(bytes) => Payload::Bytes(bytes.into()),
+        }
+    }
+
     /// How many bytes the key and the value have.
     #[must_use]
     pub fn bytes(&self) -> u64 {

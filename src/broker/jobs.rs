@@ -87,17 +87,20 @@ impl Broker {
     ) -> Result<bool, Refusal> {
         while steps.are_left() {
             let mut found = Vec::new();
-            let mut is_over = true;
+            let mut is_over = Ok(true);
             let from = after.take();
             for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
                 steps.take(1);
                 if let Some(entry) = entry {
-                    self.check_writable(Class::of(entry.lifetime))?;
+                    if let Err(refusal) = self.check_writable(Class::of(entry.lifetime)) {
+                        is_over = Err(refusal);
+                        break;
+                    }
                     found.push(key.clone());
                 }
                 if found.len() == DELETED_AT_ONCE || !steps.are_left() {
                     *after = Some(key.clone());
-                    is_over = false;
+                    is_over = Ok(false);
                     break;
                 }
             }
@@ -107,7 +110,7 @@ impl Broker {
                     deletion.rev = rev;
                 }
             }
-            if is_over {
+            if is_over? {
                 return Ok(true);
             }
         }

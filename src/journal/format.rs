@@ -66,6 +66,9 @@ pub(super) struct Commit<'a> {
     pub(super) reserved: Option<u64>,
     /// Tombstones up to this revision may be missing.
     pub(super) floor: Option<u64>,
+    /// In a durable journal: what has changed in the other class at this revision could not be written.
+    /// The history goes on only where the boot journal has a later line.
+    pub(super) boot_unkept: Option<u64>,
     /// Written at a clean stop: as the last line it says that nothing is missing.
     #[serde(default)]
     pub(super) clean: bool,

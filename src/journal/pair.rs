@@ -33,6 +33,8 @@ struct Opened {
     durable_draft: Draft,
     boot_draft: Draft,
     live_bytes: u64,
+    /// Whether the durable journal says that the boot journal has failed.
+    boot_unkept: bool,
     /// Held until the daemon ends: closing a file gives back its lock.
     _locks: [File; 2],
 }
@@ -76,6 +78,7 @@ impl Storage for Journals {
             syncer: Syncer::new(wake),
             durable_draft: Draft::default(),
             boot_draft: Draft::default(),
+            boot_unkept: false,
             _locks: locks,
         });
         Ok(epoch)
@@ -210,12 +213,14 @@ impl Opened {
     /// Writes the lines: both or neither.
     fn write(&mut self, rev: u64, now: Time) -> Result<(), Unkept> {
         let reserved = self.durable.reserve(rev);
-        if reserved.is_some() && !self.durable.has_failed() {
+        // Entries end by themselves while the boot journal can't be written, too. A new one won't have
+        // them; but if there never is one, the history must not go on with them.
+        let unkept = self.boot_draft.is_begun() && self.boot.has_failed() && !self.boot_unkept;
+        if (reserved.is_some() || unkept) && !self.durable.has_failed() {
             self.durable_draft.begin(rev);
         }
         let has_durable = self.durable_draft.is_begun();
         let mut boot_line: Option<(&[u8], u64)> = None;
-        // Entries end by themselves while nothing can be written, too: the new journal won't have them.
         if self.boot_draft.is_begun() && !self.boot.has_failed() {
             let with = [("with", rev)];
             let fields = if has_durable { &with[..] } else { &[] };
@@ -225,15 +230,21 @@ impl Opened {
             boot_line = Some((line, records));
         }
         if has_durable {
-            let fields = reserved.map(|reserved| ("reserved", reserved));
-            let (line, records) = self.durable_draft.end(fields.as_slice(), false);
+            let fields = [
+                reserved.map(|reserved| ("reserved", reserved)),
+                unkept.then_some(("boot_unkept", rev)),
+            ];
+            let fields: Vec<_> = fields.into_iter().flatten().collect();
+            let (line, records) = self.durable_draft.end(&fields, false);
             if self.durable.append(line, records, reserved, now).is_err() {
                 if let Some((line, records)) = boot_line {
                     self.boot.take_back(line, records, now);
                 }
                 return Err(Unkept);
             }
+            self.boot_unkept |= unkept;
         }
+        self.boot_unkept &= self.boot.has_failed();
         Ok(())
     }
 }
@@ -360,7 +371,7 @@ impl Loading<'_> {
 
     /// Whether there is a boot journal of this run of the machine that goes with this store.
     fn is_of_this_run(&self, path: &Path, store: &str, run: &str) -> Result<bool, JournalError> {
-        if !exists(path)? {
+        if !exists(path)? || recovery::is_unwritten(path)? {
             return Ok(false);
         }
         let header = recovery::header(Reading {
@@ -436,7 +447,8 @@ impl Journaled {
 /// The epoch that goes on, if it does.
 fn kept_epoch(durable: Option<&Journaled>, boot: Option<&Journaled>) -> Option<String> {
     let (durable, boot) = (durable?, boot?);
-    if durable.has_lost() || boot.has_lost() || boot.found.other_lost {
+    let is_unkept = durable.found.boot_unkept > boot.found.rev;
+    if durable.has_lost() || boot.has_lost() || boot.found.other_lost || is_unkept {
         return None;
     }
     boot.header.as_ref()?.epoch.clone()

@@ -52,6 +52,8 @@ pub(super) struct Found {
     pub(super) damaged: Vec<Damage>,
     /// Whether a line of the other journal that was counted on is missing.
     pub(super) other_lost: bool,
+    /// The highest revision of which it says that the boot journal could not be written then.
+    pub(super) boot_unkept: u64,
 }
 
 /// What follows the last sound line.
@@ -71,6 +73,14 @@ pub(super) struct Damage {
     pub(super) offset: u64,
     pub(super) bytes: u64,
     pub(super) reason: String,
+}
+
+/// Whether a file has no complete line at all. A journal gets its name when it is complete, so only a
+/// power cut leaves that, and only of a file that was not synced.
+pub(super) fn is_unwritten(path: &Path) -> Result<bool, JournalError> {
+    let mut lines = Lines::open(path)?;
+    let first = lines.next()?;
+    Ok(first.is_none_or(|line| !line.is_whole))
 }
 
 /// Reads the first line alone; nothing where it is not sound and that is to be skipped.
@@ -174,7 +184,12 @@ impl Found {
         place: &Damage,
         take: impl FnMut(KeyRef<'_>, u64, &Restored<'_>),
     ) -> Result<(), JournalError> {
-        match commit.restore(reading.class, take) {
+        // A line counts as a whole or not at all.
+        let checked = match reading.recover {
+            true => commit.restore(reading.class, |_, _, _| ()),
+            false => Ok(()),
+        };
+        match checked.and_then(|()| commit.restore(reading.class, take)) {
             Err(Unreadable::Damaged(reason)) if reading.recover => {
                 self.damaged.push(Damage {
                     reason,
@@ -188,6 +203,7 @@ impl Found {
         self.rev = self.rev.max(commit.rev);
         self.reserved = self.reserved.max(commit.reserved.unwrap_or(0));
         self.floor = self.floor.max(commit.floor.unwrap_or(0));
+        self.boot_unkept = self.boot_unkept.max(commit.boot_unkept.unwrap_or(0));
         self.clean = commit.clean;
         Ok(())
     }

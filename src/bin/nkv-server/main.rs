@@ -59,14 +59,14 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
     if options.addresses.is_empty() {
         let address = Address::server_default();
         if let Address::Unix(path) = &address {
-            make_own_under_tmp(path.parent())?;
+            make_own_under_tmp(path.parent(), 1)?;
         }
         options.addresses.push(address);
     }
     let keeping = match &options.journals {
         None => "keeping everything in memory: nothing outlives this process".to_owned(),
         Some(journals) => {
-            make_own_under_tmp(Some(&journals.runtime_directory))?;
+            make_own_under_tmp(Some(&journals.runtime_directory), 4)?;
             format!(
                 "keeping durable entries in {}, boot and session entries in {}",
                 journals.data_directory.display(),
@@ -119,14 +119,15 @@ fn hear_signals(handle: &Handle) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes one of this user's own places under `/tmp`, where someone else may have made it first.
-fn make_own_under_tmp(directory: Option<&Path>) -> Result<(), Failure> {
+/// Makes this user's own place under `/tmp`, where someone else may have made it first; `code` is the
+/// exit code where that can't be used.
+fn make_own_under_tmp(directory: Option<&Path>, code: u8) -> Result<(), Failure> {
     let Some(directory) = directory.filter(|directory| *directory == places::own_under_tmp())
     else {
         return Ok(());
     };
     places::make_own(directory).map_err(|error| Failure {
-        code: 1,
+        code,
         message: format!("can't use {}: {error}", directory.display()),
     })
 }
