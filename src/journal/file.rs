@@ -52,6 +52,8 @@ pub(super) struct Journal {
     policy: Policy,
     file: File,
     len: u64,
+    /// How much of it the disk has for certain.
+    synced: u64,
     records: u64,
     /// Its length when it was last as short as it could be, and what was estimated for it then.
     shortest: (u64, u64),
@@ -59,7 +61,8 @@ pub(super) struct Journal {
     reserved: u64,
     /// Since when there is something that the disk may not have; under [`Policy::Interval`].
     unsynced_since: Option<Time>,
-    syncing: Option<Ticket>,
+    /// The question under way, and how long the file was when it was asked.
+    syncing: Option<(Ticket, u64)>,
     has_failed: bool,
     /// Not before this time is it written anew.
     rewrite_after: Time,
@@ -178,6 +181,7 @@ impl Journal {
             policy: place.policy,
             file,
             len: known.len,
+            synced: 0,
             records: known.records,
             shortest: (0, 0),
             reserved: known.reserved,
@@ -193,6 +197,12 @@ impl Journal {
 
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// How many bytes the disk may not have, if it may not have all.
+    pub(super) fn unsynced(&self) -> Option<(&'static str, u64)> {
+        let bytes = self.len - self.synced;
+        (bytes > 0).then_some(("unsynced", bytes))
     }
 
     pub(super) fn records(&self) -> u64 {
@@ -213,13 +223,16 @@ impl Journal {
     pub(super) fn start(&mut self, rev: u64, draft: &mut Draft) -> Result<(), JournalError> {
         draft.begin(rev);
         let reserved = rev + RESERVE;
-        let (line, _) = draft.end(&[("reserved", reserved)], false);
+        let fields = [Some(("reserved", reserved)), self.unsynced()];
+        let fields: Vec<_> = fields.into_iter().flatten().collect();
+        let (line, _) = draft.end(&fields, false);
         let written = self.file.write_all(line).and_then(|()| self.sync_now());
         written.map_err(JournalError::io(format!(
             "write to {}",
             self.path.display()
         )))?;
         self.count(line.len(), 0);
+        self.synced = self.len;
         self.reserved = reserved;
         draft.clear();
         Ok(())
@@ -250,6 +263,9 @@ impl Journal {
             self.unsynced_since.get_or_insert(now);
         }
         self.count(line.len(), records);
+        if syncs {
+            self.synced = self.len;
+        }
         self.reserved = reserved.unwrap_or(self.reserved);
         if let Some(rewrite) = &mut self.rewrite {
             match rewrite.write(line, records) {
@@ -305,10 +321,10 @@ impl Journal {
 
     /// Takes in the answer to a question, if it was this journal's.
     pub(super) fn synced(&mut self, ticket: Ticket, result: &io::Result<()>, now: Time) {
-        if self.syncing == Some(ticket) {
-            self.syncing = None;
-            if let Err(error) = result {
-                self.fail("synced", error, now);
+        if let Some((_, len)) = self.syncing.take_if(|(asked, _)| *asked == ticket) {
+            match result {
+                Ok(()) => self.synced = self.synced.max(len),
+                Err(error) => self.fail("synced", error, now),
             }
         }
         if let Some(rewrite) = &mut self.rewrite
@@ -363,7 +379,7 @@ impl Journal {
         }
         match syncer.ask(&self.file) {
             Ok(ticket) => {
-                self.syncing = Some(ticket);
+                self.syncing = Some((ticket, self.len));
                 self.unsynced_since = None;
                 self.counts.syncs += 1;
             }
@@ -555,6 +571,7 @@ impl Journal {
         // have the name after a power cut: nothing is safe, and all is tried again.
         self.file = rewrite.file;
         self.len = rewrite.len;
+        self.synced = rewrite.len;
         self.records = rewrite.records;
         let estimate = keyspace.written_bytes(self.class);
         self.shortest = (rewrite.len, estimate.min(rewrite.len));

@@ -69,6 +69,9 @@ pub(super) struct Commit<'a> {
     /// In a durable journal: what has changed in the other class at this revision could not be written.
     /// The history goes on only where the boot journal has a later line.
     pub(super) boot_unkept: Option<u64>,
+    /// So many bytes before this line may not be on the disk yet.
+    #[serde(default)]
+    pub(super) unsynced: u64,
     /// Written at a clean stop: as the last line it says that nothing is missing.
     #[serde(default)]
     pub(super) clean: bool,

@@ -157,8 +157,9 @@ impl Storage for Journals {
         }
         durable_draft.begin(rev);
         boot_draft.begin(rev);
+        let unsynced = durable.unsynced();
         let closed = durable
-            .close(durable_draft.end(&[], true).0)
+            .close(durable_draft.end(unsynced.as_slice(), true).0)
             .and_then(|()| boot.close(boot_draft.end(&[("with", rev)], true).0));
         if let Err(error) = closed {
             warn!("the journals can't say that this was a clean stop: {error}");
@@ -233,6 +234,7 @@ impl Opened {
             let fields = [
                 reserved.map(|reserved| ("reserved", reserved)),
                 unkept.then_some(("boot_unkept", rev)),
+                self.durable.unsynced(),
             ];
             let fields: Vec<_> = fields.into_iter().flatten().collect();
             let (line, records) = self.durable_draft.end(&fields, false);
@@ -269,12 +271,13 @@ impl Loading<'_> {
             remove_leftover(&file::new_path(path))?;
         }
         let run_of_machine = run_of_machine();
-        let durable = self.read(&durable_path, Class::Durable, u64::MAX)?;
-        let store = durable.as_ref().and_then(|read| read.header.clone());
+        let store = self.header(&durable_path, Class::Durable)?;
         let store = store.map_or_else(new_name, |header| header.store);
+        let is_same_run = self.is_of_this_run(&boot_path, &store, &run_of_machine)?;
+        let durable = self.read(&durable_path, Class::Durable, None, !is_same_run)?;
         let durable_rev = durable.as_ref().map_or(0, |read| read.found.rev);
-        let boot = if self.is_of_this_run(&boot_path, &store, &run_of_machine)? {
-            self.read(&boot_path, Class::Boot, durable_rev)?
+        let boot = if is_same_run {
+            self.read(&boot_path, Class::Boot, Some(durable_rev), false)?
         } else {
             None
         };
@@ -322,13 +325,29 @@ impl Loading<'_> {
         Ok((durable, boot, epoch))
     }
 
+    /// The first line of a journal, if there is a journal and the line is sound.
+    fn header(&self, path: &Path, class: Class) -> Result<Option<Header>, JournalError> {
+        if !exists(path)? {
+            return Ok(None);
+        }
+        recovery::header(Reading {
+            path,
+            class,
+            recover: self.options.recover,
+            other_rev: None,
+            after_power_cut: false,
+        })
+    }
+
     /// Reads a journal into the keyspace, if there is one.
     fn read(
         &mut self,
         path: &Path,
         class: Class,
-        other_rev: u64,
+        other_rev: Option<u64>,
+        after_power_cut: bool,
     ) -> Result<Option<Journaled>, JournalError> {
+        let header = self.header(path, class)?;
         if !exists(path)? {
             return Ok(None);
         }
@@ -337,13 +356,17 @@ impl Loading<'_> {
             class,
             recover: self.options.recover,
             other_rev,
+            after_power_cut,
         };
-        let header = recovery::header(reading)?;
         let keyspace = &mut *self.keyspace;
         let found = recovery::read(reading, |key, rev, record| {
             keyspace.restore(key, rev, record);
         })?;
         if let Some(tail) = &found.tail {
+            if tail.has_sound_lines {
+                let aside = set_aside(path)?;
+                warn!("{} is kept as {}", path.display(), aside.display());
+            }
             warn!(
                 "{}: the last {} bytes, from line {} at byte {}, are cut off: {}",
                 path.display(),
@@ -374,13 +397,7 @@ impl Loading<'_> {
         if !exists(path)? || recovery::is_unwritten(path)? {
             return Ok(false);
         }
-        let header = recovery::header(Reading {
-            path,
-            class: Class::Boot,
-            recover: self.options.recover,
-            other_rev: 0,
-        })?;
-        let Some(header) = header else {
+        let Some(header) = self.header(path, Class::Boot)? else {
             warn!(
                 "{} does not say what it is and is set aside as {}",
                 path.display(),

@@ -4,6 +4,8 @@
 //!
 //! - **Its end is torn**: from some line on nothing is sound. That is what a crash in the middle of a
 //!   write leaves, of which nobody was told. The tail is cut off.
+//! - **Its end has holes**: after a power cut, a line that is not sound is followed by sound ones, all of
+//!   which say that it may not have been on the disk when they were written. That is a torn end, too.
 //! - **It is damaged** before its end: a line that is not sound is followed by one that is. No crash
 //!   leaves that. Nothing is guessed: the start fails, unless sound lines are asked for.
 //! - **Its last commit is half of one**: it counts only with a line that the other journal doesn't have.
@@ -30,8 +32,10 @@ pub(super) struct Reading<'a> {
     pub(super) class: Class,
     /// Whether to skip what is damaged.
     pub(super) recover: bool,
-    /// The revision of the other journal's last line.
-    pub(super) other_rev: u64,
+    /// The revision of the other journal's last line, where lines may count only with one of those.
+    pub(super) other_rev: Option<u64>,
+    /// Whether the machine may have gone down since it was written.
+    pub(super) after_power_cut: bool,
 }
 
 /// What was found.
@@ -63,6 +67,8 @@ pub(super) struct Tail {
     pub(super) damage: Damage,
     /// Whether it is the beginning of one line: all that a crash of the daemon alone can leave.
     pub(super) is_partial: bool,
+    /// Whether there are sound lines in it, behind what is missing.
+    pub(super) has_sound_lines: bool,
 }
 
 /// A line that is not sound.
@@ -109,6 +115,7 @@ pub(super) fn read(
     let mut found = Found::default();
     let mut bad: Vec<Damage> = Vec::new();
     let mut is_partial = false;
+    let mut has_sound_lines = false;
     // A line that counts only with one which is not there; if another follows, that one is lost.
     let mut half: Option<(Damage, Vec<u8>)> = None;
     while let Some(line) = lines.next()? {
@@ -139,6 +146,11 @@ pub(super) fn read(
             Err(error) => return Err(reading.error(error, line.number, line.offset)),
         };
         if let Some(first) = bad.first() {
+            let may_be_hole = line.offset.saturating_sub(commit.unsynced) <= first.offset;
+            if reading.after_power_cut && may_be_hole && !reading.recover {
+                has_sound_lines = true;
+                continue;
+            }
             if !reading.recover {
                 let reason = Unreadable::Damaged(first.reason.clone());
                 return Err(reading.error(reason, first.line, first.offset));
@@ -152,7 +164,8 @@ pub(super) fn read(
             found.count(&commit, reading, &damage, &mut take)?;
         }
         let damage = damage("the durable journal does not have its other half".into());
-        if commit.with.is_some_and(|rev| rev > reading.other_rev) {
+        let needed = commit.with.zip(reading.other_rev);
+        if needed.is_some_and(|(with, rev)| with > rev) {
             half = Some((damage, line.text.to_vec()));
             continue;
         }
@@ -170,7 +183,8 @@ pub(super) fn read(
         found.tail = Some(Tail {
             bytes: lines.offset - first.offset,
             damage: first,
-            is_partial,
+            is_partial: is_partial && !has_sound_lines,
+            has_sound_lines,
         });
     }
     Ok(found)

@@ -68,3 +68,33 @@ fn durable_entries_alone_are_there_after_a_reboot() {
     assert_eq!(keys, ["d"]);
     assert_ne!(epoch(&daemon), first);
 }
+
+/// A disk may store later parts of a file and not earlier ones, of what it was not asked to have. Then
+/// the beginning counts. Without a power cut the same file is damaged.
+#[test]
+fn holes_that_a_power_cut_leaves_end_the_history() {
+    let plan = Plan::keeping().with(&["--sync", "never"]);
+    let daemon = plan.start();
+    let mut client = daemon.connect();
+    for key in ["a", "b", "c", "d"] {
+        client.do_it(&format!(r#"{{"op":"put","key":"{key}","value":1}}"#));
+    }
+    let first = epoch(&daemon);
+    daemon.kill();
+    let path = plan.data_directory().join("durable.journal");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let holed = text.replace(r#""key":"c""#, "\0\0\0\0\0\0\0\0\0");
+    std::fs::write(&path, &holed).unwrap();
+    assert_eq!(plan.run().status.code(), Some(4));
+    std::fs::remove_dir_all(plan.runtime_directory()).unwrap();
+    let daemon = plan.start();
+    let keys: Vec<Value> = entries(&daemon)
+        .iter()
+        .map(|entry| entry["key"].clone())
+        .collect();
+    assert_eq!(keys, ["a", "b"]);
+    assert_ne!(epoch(&daemon), first);
+    assert!(daemon.log().contains("are cut off"), "{}", daemon.log());
+    let aside = std::fs::read_to_string(path.with_extension("journal.damaged"));
+    assert_eq!(aside.unwrap(), holed);
+}
