@@ -6,8 +6,10 @@
 //! takes the place of the one that was made at first. Responses of other requests stay, and so do
 //! subscriptions: a position is a revision, and none is given twice.
 //!
-//! For that, the lines of such requests are kept until the commit, from the turn's first change on:
-//! until then everything that is read is committed. Where commits can't fail nothing is kept.
+//! For that, the lines of such requests are kept until the commit, from the turn's first write on:
+//! until then everything that is read is committed. A write that has changed nothing counts, too:
+//! whatever a session has carried out after it is carried out again. Where commits can't fail nothing is
+//! kept.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -106,7 +108,7 @@ impl Broker {
         let writes = matches!(op, Op::Put(_) | Op::Delete(_) | Op::Batch { .. });
         // What was refused for want of a token is not to be judged again: the token may have come since.
         let is_judged = self.sessions[session].authenticated;
-        let depends = writes || (reads && self.keyspace.has_changed());
+        let depends = writes || (reads && !self.carried.items.is_empty());
         if !self.can_redo || !is_judged || !depends {
             return None;
         }
