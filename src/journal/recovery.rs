@@ -23,7 +23,7 @@ use super::JournalError;
 use super::format::{Commit, Header, Unreadable};
 
 /// How much is read at once.
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: u64 = 1 << 20;
 
 /// How to read.
 #[derive(Clone, Copy, Debug)]
@@ -319,16 +319,8 @@ impl<'p> Lines<'p> {
     }
 
     fn read_on(&mut self) -> io::Result<()> {
-        let before = self.buffer.len();
-        self.buffer.resize(before + READ_BYTES, 0);
-        let read = loop {
-            match self.file.read(&mut self.buffer[before..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
-        self.is_over = read? == 0;
+        let mut part = (&self.file).take(READ_BYTES);
+        self.is_over = part.read_to_end(&mut self.buffer)? == 0;
         Ok(())
     }
 }
