@@ -102,6 +102,7 @@ impl Keyspace {
         }
         self.rebuild_index();
         self.drop_tombstones();
+        self.keep();
     }
 
     /// Lets `session` entries end at a time, unless they end before or are put again: their owners are

@@ -6,6 +6,8 @@
 //! The index tells which keys have changed and what they are now. Who writes changes down has to know
 //! two more things, which stand here as lists of keys: **displaced** entries, whose key has a value of
 //! the other [`Class`] now, so that the old one has to go where it is kept; and **renewed** deadlines.
+//! An entry that has been deleted since the last turn was kept is displaced as well: its place has not
+//! heard of the deletion, and the index has only the value that came after.
 
 use crate::key::Key;
 use crate::wire::Lifetime;
@@ -20,6 +22,8 @@ pub(super) struct Turn {
     /// The revision and the sums when it began.
     rev: u64,
     totals: Totals,
+    /// The revision when the last turn was kept.
+    kept: u64,
     undo: Vec<Undo>,
     displaced: Vec<Key>,
     renewed: Vec<Key>,
@@ -57,6 +61,7 @@ impl Keyspace {
     pub fn keep(&mut self) {
         let turn = &mut self.turn;
         turn.is_on = false;
+        turn.kept = self.rev;
         turn.bytes = 0;
         turn.undo = Vec::new();
         turn.displaced = Vec::new();
@@ -114,7 +119,8 @@ impl Keyspace {
         self.turn.bytes
     }
 
-    /// Keys whose live entry was replaced during this turn by one of the other class.
+    /// Keys whose entry was replaced during this turn by one of the other class, or was deleted since the
+    /// last turn was kept and then put as one.
     #[must_use]
     pub fn displaced(&self) -> &[Key] {
         &self.turn.displaced
@@ -151,7 +157,7 @@ impl Turn {
     ) {
         if self.is_on {
             let is_displaced = Class::of(entry.lifetime) != Class::of(lifetime);
-            if is_displaced && entry.value.is_some() {
+            if is_displaced && (entry.value.is_some() || entry.rev > self.kept) {
                 self.displaced.push(entry.key.clone());
             }
             self.changing(slot, entry, lease);
@@ -243,6 +249,9 @@ mod tests {
         put(&mut keyspace, "deleted", "1", Lifetime::Durable);
         put(&mut keyspace, "back", "1", Lifetime::Durable);
         keyspace.delete(KeyRef::new("back").unwrap());
+        keyspace.keep();
+        put(&mut keyspace, "ended", "1", Lifetime::Boot);
+        keyspace.delete(KeyRef::new("ended").unwrap());
         let before = shown(&keyspace);
 
         keyspace.begin();
@@ -255,11 +264,15 @@ mod tests {
         put(&mut keyspace, "created", "2", Lifetime::Boot);
         keyspace.delete(KeyRef::new("deleted").unwrap());
         put(&mut keyspace, "deleted", "2", Lifetime::Session);
+        put(&mut keyspace, "ended", "2", Lifetime::Durable);
         keyspace.renew(KeyRef::new("owned").unwrap(), Some(Owner(2)), Some(Time(5)));
         keyspace.delete(KeyRef::new("owned").unwrap());
         keyspace.delete(KeyRef::new("created").unwrap());
         let names = |keys: &[Key]| keys.iter().map(Key::to_string).collect::<Vec<_>>();
-        assert_eq!(names(keyspace.displaced()), ["replaced", "displaced"]);
+        assert_eq!(
+            names(keyspace.displaced()),
+            ["replaced", "displaced", "deleted", "ended"]
+        );
         assert_eq!(names(keyspace.renewed()), ["owned"]);
         assert_ne!(shown(&keyspace), before);
         let rev = keyspace.rev();
