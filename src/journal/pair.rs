@@ -398,10 +398,11 @@ impl Loading<'_> {
             return Ok(false);
         }
         let Some(header) = self.header(path, Class::Boot)? else {
+            let aside = set_aside(path)?;
             warn!(
                 "{} does not say what it is and is set aside as {}",
                 path.display(),
-                set_aside(path)?.display()
+                aside.display()
             );
             return Ok(false);
         };
@@ -410,10 +411,11 @@ impl Loading<'_> {
             return Ok(false);
         }
         if header.store != store {
+            let aside = set_aside(path)?;
             warn!(
                 "{} goes with another data directory and is set aside as {}",
                 path.display(),
-                set_aside(path)?.display()
+                aside.display()
             );
             return Ok(false);
         }
@@ -432,10 +434,11 @@ impl Loading<'_> {
             return Journal::create(place, self.keyspace);
         };
         if header.is_none() || !found.damaged.is_empty() {
+            let aside = set_aside(&path)?;
             warn!(
                 "{} is kept as {} and written anew from what is sound",
                 path.display(),
-                set_aside(&path)?.display()
+                aside.display()
             );
             return Journal::create(place, self.keyspace);
         }
