@@ -364,7 +364,9 @@ impl Loading<'_> {
         })?;
         if let Some(tail) = &found.tail {
             if tail.has_sound_lines {
-                let aside = set_aside(path)?;
+                // Not as a second name: the file itself is shortened.
+                let aside = free_name(path);
+                fs::copy(path, &aside).map_err(not_kept(path))?;
                 warn!("{} is kept as {}", path.display(), aside.display());
             }
             warn!(
@@ -552,20 +554,26 @@ fn make_directory(directory: &Path) -> io::Result<()> {
 /// Gives a journal that is not to be used any more a second name, under which it stays when a new one
 /// takes the first.
 fn set_aside(path: &Path) -> Result<PathBuf, JournalError> {
+    let aside = free_name(path);
+    // Not every file system has links.
+    fs::hard_link(path, &aside)
+        .or_else(|_| fs::copy(path, &aside).map(drop))
+        .map_err(not_kept(path))?;
+    Ok(aside)
+}
+
+/// A name beside a journal's under which nothing stands.
+fn free_name(path: &Path) -> PathBuf {
     let name = |number: u32| match number {
         0 => path.with_extension("journal.damaged"),
         number => path.with_extension(format!("journal.damaged.{number}")),
     };
     let free = (0..).map(name).find(|name| !name.exists());
-    let aside = free.expect("there are more numbers than files");
-    // Not every file system has links.
-    fs::hard_link(path, &aside)
-        .or_else(|_| fs::copy(path, &aside).map(drop))
-        .map_err(JournalError::io(format!(
-            "keep {} as another file",
-            path.display()
-        )))?;
-    Ok(aside)
+    free.expect("there are more numbers than files")
+}
+
+fn not_kept(path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    JournalError::io(format!("keep {} as another file", path.display()))
 }
 
 fn remove_leftover(path: &Path) -> Result<(), JournalError> {
