@@ -3,7 +3,13 @@
 //! Like `tests/daemon`, this knows of the daemon what any program can know: lines over a socket, files,
 //! signals, exit codes. The modules are the promises:
 //!
-//! - [`restart`]: what is there after a clean stop, after a kill, and after a reboot.
+//! - [`restart`]: what is there after a clean stop, after a kill, and after a reboot,
+//! - [`resume`]: what a restart looks like to subscribers, owners, and entries that end,
+//! - [`kill`]: kill -9 under load, over and over, while the journals are written anew.
+//!
+//! A debug build is tens of times slower than the one that is shipped. Tests whose meaning is in their
+//! size run at full size in a release build, or where `NKV_TEST_FULL` is set, and else smaller: see
+//! [`scaled`].
 
 #![cfg(feature = "daemon")]
 #![allow(
@@ -16,4 +22,15 @@
 #[path = "../support/daemon.rs"]
 mod support;
 
+mod kill;
 mod restart;
+mod resume;
+
+/// The full size where there is time for it, else the small one.
+fn scaled(full: usize, small: usize) -> usize {
+    if cfg!(debug_assertions) && std::env::var_os("NKV_TEST_FULL").is_none() {
+        small
+    } else {
+        full
+    }
+}
