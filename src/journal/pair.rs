@@ -318,9 +318,12 @@ impl Loading<'_> {
                 epoch: Some(epoch.clone()),
             },
         };
-        let mut durable = self.open(durable_place, durable, false)?;
-        // A boot journal whose history has ended begins another.
+        // Where the durable journal lacks what the boot journal knew, it alone would say something else.
+        let is_behind = boot.as_ref().is_some_and(|boot| boot.found.other_lost);
+        // A boot journal whose history has ended begins another, and does so first: once the durable
+        // journal is in order, nothing would tell any more that something is lost.
         let boot = self.open(boot_place, boot, !is_unbroken)?;
+        let mut durable = self.open(durable_place, durable, is_behind)?;
         durable.start(self.keyspace.rev(), &mut Draft::default())?;
         Ok((durable, boot, epoch))
     }
