@@ -464,6 +464,7 @@ impl Journaled {
     fn has_lost(&self) -> bool {
         let tail = self.found.tail.as_ref();
         self.header.is_none()
+            || self.found.other_lost
             || !self.found.damaged.is_empty()
             || tail.is_some_and(|tail| !tail.is_partial)
     }
@@ -473,7 +474,7 @@ impl Journaled {
 fn kept_epoch(durable: Option<&Journaled>, boot: Option<&Journaled>) -> Option<String> {
     let (durable, boot) = (durable?, boot?);
     let is_unkept = durable.found.boot_unkept > boot.found.rev;
-    if durable.has_lost() || boot.has_lost() || boot.found.other_lost || is_unkept {
+    if durable.has_lost() || boot.has_lost() || is_unkept {
         return None;
     }
     boot.header.as_ref()?.epoch.clone()

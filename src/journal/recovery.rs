@@ -174,7 +174,10 @@ pub(super) fn read(
     }
     if let Some((damage, text)) = half {
         // At a clean stop the other journal's line was written first, and so it was lost later.
-        found.other_lost |= Commit::read(&text).is_ok_and(|commit| commit.clean);
+        if let Ok(commit) = Commit::read(&text) {
+            found.other_lost |= commit.clean;
+            found.rev = found.rev.max(commit.rev);
+        }
         bad.insert(0, damage);
         is_partial = bad.len() == 1;
     }
