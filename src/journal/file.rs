@@ -219,11 +219,16 @@ impl Journal {
         is_due.then(|| rev + RESERVE)
     }
 
-    /// Reserves revisions for a start: all that follow it count as unsafe from now on.
-    pub(super) fn start(&mut self, rev: u64, draft: &mut Draft) -> Result<(), JournalError> {
+    /// Notes that a daemon has started: its last line says no more that it has stopped. The durable
+    /// journal reserves revisions for it.
+    pub(super) fn start(&mut self, rev: u64) -> Result<(), JournalError> {
+        let mut draft = Draft::default();
         draft.begin(rev);
-        let reserved = rev + RESERVE;
-        let fields = [Some(("reserved", reserved)), self.unsynced()];
+        let reserved = self.reserve(rev).unwrap_or(self.reserved);
+        let fields = match self.class {
+            Class::Durable => [Some(("reserved", reserved)), self.unsynced()],
+            Class::Boot => [None, None],
+        };
         let fields: Vec<_> = fields.into_iter().flatten().collect();
         let (line, _) = draft.end(&fields, false);
         let written = self.file.write_all(line).and_then(|()| self.sync_now());
@@ -234,7 +239,6 @@ impl Journal {
         self.count(line.len(), 0);
         self.synced = self.len;
         self.reserved = reserved;
-        draft.clear();
         Ok(())
     }
 

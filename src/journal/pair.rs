@@ -271,8 +271,7 @@ impl Loading<'_> {
             remove_leftover(&file::new_path(path))?;
         }
         let run_of_machine = run_of_machine();
-        let store = self.header(&durable_path, Class::Durable)?;
-        let store = store.map_or_else(new_name, |header| header.store);
+        let store = self.store(&durable_path, &boot_path)?;
         let is_same_run = self.is_of_this_run(&boot_path, &store, &run_of_machine)?;
         let durable = self.read(&durable_path, Class::Durable, None, !is_same_run)?;
         let durable_rev = durable.as_ref().map_or(0, |read| read.found.rev);
@@ -322,10 +321,26 @@ impl Loading<'_> {
         let is_behind = boot.as_ref().is_some_and(|boot| boot.found.other_lost);
         // A boot journal whose history has ended begins another, and does so first: once the durable
         // journal is in order, nothing would tell any more that something is lost.
-        let boot = self.open(boot_place, boot, !is_unbroken)?;
+        let mut boot = self.open(boot_place, boot, !is_unbroken)?;
         let mut durable = self.open(durable_place, durable, is_behind)?;
-        durable.start(self.keyspace.rev(), &mut Draft::default())?;
+        durable.start(self.keyspace.rev())?;
+        boot.start(self.keyspace.rev())?;
         Ok((durable, boot, epoch))
+    }
+
+    /// The name of the durable journal. Where it can't be read in the file itself, the boot journal may
+    /// know it; where there is no file, it gets one.
+    fn store(&self, durable: &Path, boot: &Path) -> Result<String, JournalError> {
+        if let Some(header) = self.header(durable, Class::Durable)? {
+            return Ok(header.store);
+        }
+        if exists(durable)?
+            && !recovery::is_unwritten(boot)?
+            && let Some(header) = self.header(boot, Class::Boot)?
+        {
+            return Ok(header.store);
+        }
+        Ok(new_name())
     }
 
     /// The first line of a journal, if there is a journal and the line is sound.
@@ -474,10 +489,16 @@ impl Journaled {
 fn kept_epoch(durable: Option<&Journaled>, boot: Option<&Journaled>) -> Option<String> {
     let (durable, boot) = (durable?, boot?);
     let is_unkept = durable.found.boot_unkept > boot.found.rev;
-    if durable.has_lost() || boot.has_lost() || is_unkept {
+    if is_older(durable, boot) || durable.has_lost() || boot.has_lost() || is_unkept {
         return None;
     }
     boot.header.as_ref()?.epoch.clone()
+}
+
+/// Whether the durable journal was replaced by a copy that was made after a clean stop: the boot journal
+/// knows of a start since.
+fn is_older(durable: &Journaled, boot: &Journaled) -> bool {
+    durable.found.clean && !boot.found.clean
 }
 
 /// A revision that all that were given are up to.
@@ -487,13 +508,15 @@ fn next_revision(durable: Option<&Journaled>, boot: Option<&Journaled>) -> u64 {
     let Some(durable) = durable else {
         return last;
     };
-    if durable.found.clean && !both().any(Journaled::has_lost) {
+    let is_older = boot.is_some_and(|boot| is_older(durable, boot));
+    if durable.found.clean && !is_older && !both().any(Journaled::has_lost) {
         return last;
     }
     // What is lost may have reserved more.
     let lost: usize = both()
         .map(|read| read.found.damaged.len() + usize::from(read.has_lost()))
-        .sum();
+        .sum::<usize>()
+        + usize::from(is_older);
     last.max(durable.found.reserved) + lost as u64 * file::RESERVE
 }
 

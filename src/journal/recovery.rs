@@ -81,9 +81,12 @@ pub(super) struct Damage {
     pub(super) reason: String,
 }
 
-/// Whether a file has no complete line at all. A journal gets its name when it is complete, so only a
+/// Whether a file is not there or has no complete line at all. A journal gets its name when it is complete, so only a
 /// power cut leaves that, and only of a file that was not synced.
 pub(super) fn is_unwritten(path: &Path) -> Result<bool, JournalError> {
+    if !path.exists() {
+        return Ok(true);
+    }
     let mut lines = Lines::open(path)?;
     let first = lines.next()?;
     Ok(first.is_none_or(|line| !line.is_whole))
