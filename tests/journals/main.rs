@@ -5,7 +5,11 @@
 //!
 //! - [`restart`]: what is there after a clean stop, after a kill, and after a reboot,
 //! - [`resume`]: what a restart looks like to subscribers, owners, and entries that end,
-//! - [`kill`]: kill -9 under load, over and over, while the journals are written anew.
+//! - [`kill`]: kill -9 under load, over and over, while the journals are written anew,
+//! - [`epoch`]: which starts go on with the history, and which begin another,
+//! - [`start`]: starts that are refused, and what a start says of damage,
+//! - [`damage`]: files that are cut, flipped or mixed up, read through the library,
+//! - [`full`]: disks that are full or fail under a running daemon.
 //!
 //! A debug build is tens of times slower than the one that is shipped. Tests whose meaning is in their
 //! size run at full size in a release build, or where `NKV_TEST_FULL` is set, and else smaller: see
@@ -22,9 +26,15 @@
 #[path = "../support/daemon.rs"]
 mod support;
 
+mod damage;
+mod disk;
+mod epoch;
+mod full;
 mod kill;
+mod pair;
 mod restart;
 mod resume;
+mod start;
 
 /// The full size where there is time for it, else the small one.
 fn scaled(full: usize, small: usize) -> usize {
