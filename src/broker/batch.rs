@@ -141,6 +141,9 @@ impl Broker {
                 }
             };
         if is_unchanged {
+            if terms.deadline.is_some() {
+                self.check_writable(Class::of(terms.lifetime))?;
+            }
             plan.changes.push(Planned::Renew { key, terms });
             return Ok(());
         }

@@ -142,6 +142,9 @@ impl Broker {
         check_rev(key, entry.as_ref(), put.if_rev)?;
         if put.if_changed && entry.is_some_and(|entry| is_unchanged(&entry, put, terms.lifetime)) {
             let rev = entry.map_or(0, |entry| entry.rev);
+            if terms.deadline.is_some() {
+                self.check_writable(Class::of(terms.lifetime))?;
+            }
             self.keyspace.renew(key, terms.owner, terms.deadline);
             self.ok(session, id)
                 .number("rev", rev)

@@ -33,6 +33,8 @@ const LINES_BYTES_KEPT: usize = 64 << 10;
 #[derive(Debug)]
 struct Item {
     session: usize,
+    /// How many times it was refused.
+    refusals: u64,
     /// Where its response stands among what the session has to write; empty if there is none yet.
     response: Range<usize>,
     what: What,
@@ -90,6 +92,7 @@ impl Broker {
             let out = &mut self.sessions[session].out;
             out.extend_from_slice(&before.bytes[before.done..kept]);
             before.done = item.response.end - before.start;
+            self.counters.errors -= item.refusals;
             self.carry_out_again(session, item.what, &lines, now);
         }
         for (session, before) in before {
@@ -104,7 +107,7 @@ impl Broker {
 
     /// Keeps a request's line if it may have to be carried out again, and returns where.
     pub(super) fn note(&mut self, session: usize, op: &Op<'_>, line: &[u8]) -> Option<usize> {
-        let reads = matches!(op, Op::Get(_));
+        let reads = matches!(op, Op::Get(_) | Op::Stats);
         let writes = matches!(op, Op::Put(_) | Op::Delete(_) | Op::Batch { .. });
         // What was refused for want of a token is not to be judged again: the token may have come since.
         let is_judged = self.sessions[session].authenticated;
@@ -127,7 +130,9 @@ impl Broker {
     /// Says that what was noted has been carried out.
     pub(super) fn noted(&mut self, session: usize, noted: Option<usize>) {
         if let Some(at) = noted {
-            self.carried.items[at].response.end = self.sessions[session].out.len();
+            let item = &mut self.carried.items[at];
+            item.response.end = self.sessions[session].out.len();
+            item.refusals = self.counters.errors - item.refusals;
         }
     }
 
@@ -135,6 +140,8 @@ impl Broker {
         let start = self.sessions[session].out.len();
         self.carried.items.push(Item {
             session,
+            // The difference is taken when it is done.
+            refusals: self.counters.errors,
             response: start..start,
             what,
         });

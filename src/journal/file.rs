@@ -69,6 +69,8 @@ pub(super) struct Journal {
     /// Whether the log has been told that it can't be written anew.
     has_complained: bool,
     rewrite: Option<Rewrite>,
+    /// A file that is not used any more. Closing it may take long.
+    unused: Option<File>,
     pub(super) counts: Counts,
 }
 
@@ -191,6 +193,7 @@ impl Journal {
             rewrite_after: Time(0),
             has_complained: false,
             rewrite: None,
+            unused: None,
             counts: Counts::default(),
         }
     }
@@ -290,16 +293,12 @@ impl Journal {
             }
             Err(error) => self.fail("shortened", &error, now),
         }
-        if let Some(rewrite) = self.rewrite.take() {
-            rewrite.remove();
-        }
+        self.drop_rewrite();
     }
 
     /// Makes everything safe and says so in the file.
     pub(super) fn close(&mut self, line: &[u8]) -> io::Result<()> {
-        if let Some(rewrite) = self.rewrite.take() {
-            rewrite.remove();
-        }
+        self.drop_rewrite();
         self.file.write_all(line)?;
         self.count(line.len(), 0);
         self.sync_now()
@@ -308,17 +307,15 @@ impl Journal {
     /// Does a piece of what is to be done beside commits.
     pub(super) fn tend(&mut self, keyspace: &Keyspace, now: Time, syncer: &mut Syncer) {
         self.sync_in_time(now, syncer);
-        if self.rewrite.is_none() && self.wants_rewrite(keyspace, now) {
-            let new = new_path(&self.path);
-            let started =
-                create(&new).and_then(|file| self.start_rewrite(file, new, keyspace, now));
-            if let Err(error) = started {
-                self.give_up_rewrite(&error, now);
-            }
+        if let Some(file) = self.unused.take() {
+            syncer.release(file);
         }
-        if self.rewrite.is_some()
-            && let Err(error) = self.rewrite_on(keyspace, now, syncer)
-        {
+        let tended = match self.rewrite {
+            Some(_) => self.rewrite_on(keyspace, now, syncer),
+            None if now >= self.rewrite_after => self.rewrite_if_wanted(keyspace, now),
+            None => Ok(()),
+        };
+        if let Err(error) = tended {
             self.give_up_rewrite(&error, now);
         }
     }
@@ -352,7 +349,7 @@ impl Journal {
         let rewrite = match &self.rewrite {
             Some(rewrite) if rewrite.syncing.is_none() => Some(Time(0)),
             Some(_) => None,
-            None => self.has_failed.then_some(self.rewrite_after),
+            None => (self.has_failed || self.has_complained).then_some(self.rewrite_after),
         };
         [sync, rewrite].into_iter().flatten().min()
     }
@@ -402,9 +399,7 @@ impl Journal {
         if let Err(error) = self.file.set_len(self.len) {
             warn!("{} can't be shortened: {error}", self.path.display());
         }
-        if let Some(rewrite) = self.rewrite.take() {
-            rewrite.remove();
-        }
+        self.drop_rewrite();
         self.has_failed = true;
         self.counts.failures += 1;
         self.unsynced_since = None;
@@ -432,9 +427,14 @@ impl Journal {
         u64::try_from(corrected).unwrap_or(u64::MAX).min(self.len)
     }
 
-    fn wants_rewrite(&self, keyspace: &Keyspace, now: Time) -> bool {
+    fn rewrite_if_wanted(&mut self, keyspace: &Keyspace, now: Time) -> io::Result<()> {
         let is_long = self.len > rewrite_bytes_min(self.class).max(2 * self.live_bytes(keyspace));
-        now >= self.rewrite_after && (self.has_failed || is_long)
+        if self.has_failed || is_long {
+            let new = new_path(&self.path);
+            return self.start_rewrite(create(&new)?, new, keyspace, now);
+        }
+        self.has_complained = false;
+        Ok(())
     }
 
     fn start_rewrite(
@@ -573,7 +573,7 @@ impl Journal {
             .expect("it is there until it is in place");
         // From here on the old file has no name. Should the directory fail to be synced, either may
         // have the name after a power cut: nothing is safe, and all is tried again.
-        self.file = rewrite.file;
+        self.unused = Some(std::mem::replace(&mut self.file, rewrite.file));
         self.len = rewrite.len;
         self.synced = rewrite.len;
         self.records = rewrite.records;
@@ -603,10 +603,18 @@ impl Journal {
                 RETRY.as_secs()
             );
         }
-        if let Some(rewrite) = self.rewrite.take() {
-            rewrite.remove();
-        }
+        self.drop_rewrite();
         self.rewrite_after = later(now, RETRY);
+    }
+
+    /// Does without a rewrite. If its file can't be removed, the next one does so.
+    fn drop_rewrite(&mut self) {
+        if let Some(rewrite) = self.rewrite.take() {
+            if let Err(error) = fs::remove_file(&rewrite.path) {
+                warn!("{} can't be removed: {error}", rewrite.path.display());
+            }
+            self.unused = Some(rewrite.file);
+        }
     }
 }
 
@@ -617,13 +625,6 @@ impl Rewrite {
         self.unsynced += line.len() as u64;
         self.records += records;
         Ok(())
-    }
-
-    /// Removes the file of a rewrite that comes to nothing. If that fails, the next one replaces it.
-    fn remove(self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            warn!("{} can't be removed: {error}", self.path.display());
-        }
     }
 }
 

@@ -9,7 +9,9 @@
 //! - [`epoch`]: which starts go on with the history, and which begin another,
 //! - [`start`]: starts that are refused, and what a start says of damage,
 //! - [`damage`]: files that are cut, flipped or mixed up, read through the library,
-//! - [`full`]: disks that are full or fail under a running daemon.
+//! - [`full`]: disks that are full or fail under a running daemon,
+//! - [`syscalls`]: a crash or a failure at every system call,
+//! - [`power`]: what is there after a power cut.
 //!
 //! A debug build is tens of times slower than the one that is shipped. Tests whose meaning is in their
 //! size run at full size in a release build, or where `NKV_TEST_FULL` is set, and else smaller: see
@@ -32,9 +34,11 @@ mod epoch;
 mod full;
 mod kill;
 mod pair;
+mod power;
 mod restart;
 mod resume;
 mod start;
+mod syscalls;
 
 /// The full size where there is time for it, else the small one.
 fn scaled(full: usize, small: usize) -> usize {

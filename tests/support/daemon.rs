@@ -29,6 +29,9 @@ use tempfile::TempDir;
 /// How long anything may take before it counts as never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How the last line of the log begins before it serves; those with its addresses come before.
+const SERVING: &str = "keeping ";
+
 /// Says that a test can't be made on this machine. Where `CI=true` that is a failure, so that
 /// nothing is left out there without anyone noticing.
 pub(crate) fn skip(reason: &str) {
@@ -127,6 +130,13 @@ impl Plan {
 
     /// Starts the daemon and waits until it listens everywhere.
     pub(crate) fn start(&self) -> Daemon {
+        let daemon = self.launch();
+        daemon.wait_for_log(SERVING);
+        daemon
+    }
+
+    /// Starts the daemon, which may end before it listens: [`Daemon::serves`] tells.
+    pub(crate) fn launch(&self) -> Daemon {
         let mut child = self.command().stdout(Stdio::null()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let stderr = child.stderr.take().unwrap();
@@ -134,14 +144,11 @@ impl Plan {
             let log = Arc::clone(&log);
             move || log.collect(stderr)
         });
-        let daemon = Daemon {
+        Daemon {
             child,
             log,
             plan: self.clone(),
-        };
-        // The last line before it serves; those with its addresses come before.
-        daemon.wait_for_log("keeping ");
-        daemon
+        }
     }
 
     /// Runs the program to its end, which is to come by itself.
@@ -237,6 +244,17 @@ impl Daemon {
             .log
             .wait(|lines| lines.iter().find(|line| line.contains(text)).cloned());
         found.unwrap_or_else(|| panic!("{text:?} is not in the log:\n{}", self.log()))
+    }
+
+    /// Waits until it serves; false where it ends before.
+    pub(crate) fn serves(&self) -> bool {
+        self.says(SERVING)
+    }
+
+    /// Waits for a line of the log that contains the text; false where none does until its end.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        let is_said = |lines: &[String]| lines.iter().any(|line| line.contains(text)).then_some(());
+        self.log.wait(is_said).is_some()
     }
 
     /// All of the log until now.
@@ -473,6 +491,14 @@ impl Client {
     pub(crate) fn ask(&mut self, line: &str) -> Value {
         self.send(line);
         self.response()
+    }
+
+    /// The same where the daemon may be gone: then there is no response.
+    pub(crate) fn ask_if_there(&mut self, line: &str) -> Option<Value> {
+        let line = format!("{line}\n");
+        self.reader.get_mut().write_all(line.as_bytes()).ok()?;
+        let line = self.next_line()?;
+        Some(serde_json::from_str(&line).unwrap())
     }
 
     /// Sends a request that must succeed.
