@@ -13,6 +13,7 @@ mod support;
 
 mod acts;
 mod desk;
+mod journals;
 mod model;
 mod office;
 mod seeds;
