@@ -276,14 +276,12 @@ impl Model {
         Ok(self.delete(key))
     }
 
-    /// Deletes what a pattern matches, in the order of keys, and returns how many. Only for as few as
-    /// the broker deletes at once.
+    /// Deletes what a pattern matches, in the order of keys up to the first that can't be, and returns
+    /// how many.
     pub(crate) fn delete_all(&mut self, pattern: &str) -> Result<u64, Refused> {
         let keys = self.keys_matching(pattern);
         for key in &keys {
             self.check_there(key)?;
-        }
-        for key in &keys {
             self.delete(key);
         }
         Ok(keys.len() as u64)

@@ -333,8 +333,8 @@ impl World {
                 self.turn.carried.push((seat, request.clone()));
             }
             let expected = match request {
-                Request::DeleteAll(pattern) if self.model.clone().delete_all(&pattern).is_err() => {
-                    Expected::NotDeleted(ErrorCode::ReadOnly.into())
+                Request::DeleteAll(pattern) if self.turn.before.is_some() => {
+                    self.delete_at_once(&mut desk, &pattern)
                 }
                 Request::DeleteAll(pattern) => {
                     let since = self.model.rev;
@@ -427,28 +427,29 @@ impl World {
             (Request::List(list), _) if has_written => {
                 Expected::List(self.list(list.clone(), false))
             }
-            (Request::DeleteAll(pattern), _) => {
-                let since = self.model.rev;
-                match self.model.delete_all(pattern) {
-                    Ok(deleted) => {
-                        desk.deletion = Some(Deletion {
-                            pattern: pattern.clone(),
-                            since,
-                            rev: self.model.rev,
-                            deleted,
-                            last: None,
-                        });
-                        Expected::Deleted
-                    }
-                    Err(refused) => {
-                        desk.deletion = None;
-                        Expected::NotDeleted(refused)
-                    }
-                }
-            }
+            (Request::DeleteAll(pattern), _) => self.delete_at_once(desk, pattern),
             (Request::Get(_), _) if has_written => self.carry_out(desk, request.clone()),
             (request, _) if request.is_write() => self.carry_out(desk, request.clone()),
             (_, answer) => answer,
+        }
+    }
+
+    /// A deletion by pattern that takes no more than its turn.
+    fn delete_at_once(&mut self, desk: &mut Desk, pattern: &str) -> Expected {
+        let since = self.model.rev;
+        desk.deletion = None;
+        match self.model.delete_all(pattern) {
+            Ok(deleted) => {
+                desk.deletion = Some(Deletion {
+                    pattern: pattern.to_owned(),
+                    since,
+                    rev: self.model.rev,
+                    deleted,
+                    last: None,
+                });
+                Expected::Deleted
+            }
+            Err(refused) => Expected::NotDeleted(refused),
         }
     }
 
