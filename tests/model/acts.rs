@@ -4,6 +4,7 @@
 //! hang up. What depends on how things stand ("the right revision", "since the last sync") is named
 //! here and looked up when the act is performed.
 
+use nkv::keyspace::Class;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -50,6 +51,12 @@ pub(crate) enum Act {
     End(usize),
     /// So many milliseconds go by.
     Pass(u64),
+    /// Nothing can be written to this place from now on.
+    Break(Class),
+    /// It can be written to again.
+    Mend(Class),
+    /// The daemon is gone, and another begins with what is kept.
+    Restart,
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +142,8 @@ pub(crate) struct Taste {
     pub(crate) more_keys: usize,
     /// How often, of about 60, all steps are taken.
     pub(crate) burns: u32,
+    /// How often, of about 100, something becomes of storage. Where it does, what is kept is followed.
+    pub(crate) faults: u32,
     pub(crate) acts: usize,
 }
 
@@ -151,6 +160,17 @@ fn act(taste: Taste) -> impl Strategy<Value = Act> {
         3 => seat.clone().prop_map(Act::Disconnect),
         1 => seat.prop_map(Act::End),
         4 => prop_oneof![Just(1_u64), Just(10), Just(25)].prop_map(Act::Pass),
+        taste.faults => fault(),
+    ]
+}
+
+fn fault() -> impl Strategy<Value = Act> {
+    let class = || prop_oneof![2 => Just(Class::Durable), 1 => Just(Class::Boot)];
+    prop_oneof![
+        4 => class().prop_map(Act::Break),
+        3 => class().prop_map(Act::Mend),
+        1 => Just(Act::Restart),
+        1 => Just(Act::Pass(4000)),
     ]
 }
 
@@ -179,7 +199,10 @@ fn ask(taste: Taste) -> impl Strategy<Value = Ask> {
         1 => Just(Ask::Hello),
         1 => Just(Ask::Stats),
         1 => Just(Ask::Garbage),
-        taste.burns => (0..8_usize).prop_map(Ask::Burn),
+        taste.burns.max(1) => (0..8_usize).prop_map(move |left| match taste.burns {
+            0 => Ask::Hello,
+            _ => Ask::Burn(left),
+        }),
     ]
 }
 

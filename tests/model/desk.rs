@@ -55,6 +55,8 @@ pub(crate) enum Expected {
     List(Page),
     /// As the connection's [`Deletion`] tells.
     Deleted,
+    /// A deletion by pattern is refused.
+    NotDeleted(Refused),
     DeletedKey {
         deleted: u64,
         rev: u64,
@@ -114,11 +116,7 @@ impl Desk {
     /// writes nothing else, so that all its changes are known to be the deletion's.
     pub(crate) fn may_send(&mut self) -> Option<Vec<u8>> {
         let (_, _, request) = self.held.front()?;
-        let is_write = matches!(
-            request,
-            Request::Put(_) | Request::Delete(..) | Request::DeleteAll(_) | Request::Batch(_)
-        );
-        if is_write && self.is_deleting {
+        if request.is_write() && self.is_deleting {
             return None;
         }
         self.is_deleting |= matches!(request, Request::DeleteAll(_));
@@ -203,7 +201,11 @@ impl Desk {
         model: &Model,
     ) {
         let answer = match (expected, result) {
-            (Expected::Refused(refused), Err(failure)) => {
+            (expected @ (Expected::Refused(_) | Expected::NotDeleted(_)), Err(failure)) => {
+                self.is_deleting &= !matches!(expected, Expected::NotDeleted(_));
+                let (Expected::Refused(refused) | Expected::NotDeleted(refused)) = expected else {
+                    unreachable!("it is one of the two")
+                };
                 let (rev, at) = (failure.rev, failure.at);
                 let code = failure.code;
                 return assert_eq!(Refused { code, rev, at }, refused, "{line}");
@@ -260,7 +262,9 @@ impl Desk {
                 }
             }
             (Expected::Pong, answer) => assert_eq!(answer.rev, None, "{line}"),
-            (Expected::Refused(refused), _) => panic!("{refused:?}: {line}"),
+            (Expected::Refused(refused) | Expected::NotDeleted(refused), _) => {
+                panic!("{refused:?}: {line}")
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod support;
 
 mod acts;
 mod desk;
+mod journals;
 mod model;
 mod office;
 mod seeds;
@@ -43,6 +44,7 @@ fn variant(set: impl FnOnce(&mut Limits)) -> Variant {
         taste: Taste {
             more_keys: 0,
             burns: 1,
+            faults: 0,
             acts: 100,
         },
         furniture: (0, None),
@@ -52,7 +54,7 @@ fn variant(set: impl FnOnce(&mut Limits)) -> Variant {
 
 /// Runs a case.
 fn run(variant: &Variant, acts: &[Act]) {
-    let mut office = Office::new(variant.limits.clone(), variant.taste.more_keys);
+    let mut office = Office::new(variant.limits.clone(), variant.taste);
     let (keys, lifetime) = variant.furniture;
     office.furnish(keys, lifetime);
     for act in acts {
@@ -122,10 +124,40 @@ fn there_are_many_keys() {
         taste: Taste {
             more_keys: 6000,
             burns: 4,
+            faults: 0,
             acts: 60,
         },
         furniture: (6000, Some(Lifetime::Session)),
         cost: 32,
         ..variant(|limits| limits.tombstones = 500)
     });
+}
+
+/// A kind of case in which commits fail, and the daemon is gone, at any time. Nothing in it takes more
+/// than a turn.
+fn keeping(set: impl FnOnce(&mut Limits)) -> Variant {
+    let mut variant = variant(set);
+    variant.taste.faults = 12;
+    variant.taste.burns = 0;
+    variant
+}
+
+#[test]
+fn storage_fails() {
+    check(&keeping(|_| {}));
+}
+
+#[test]
+fn storage_fails_and_three_deletions_are_remembered() {
+    check(&keeping(|limits| limits.tombstones = 3));
+}
+
+#[test]
+fn storage_fails_and_limits_are_tight() {
+    check(&keeping(|limits| {
+        limits.output = 300;
+        limits.subscriptions = 2;
+        limits.keys = 6;
+        limits.tombstones = 1;
+    }));
 }

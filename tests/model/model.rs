@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
+use nkv::journal::{ORPHAN_PATIENCE, Writable};
+use nkv::keyspace::Class;
 use nkv::wire::{ErrorCode, Lifetime, Limits, Payload};
 
 pub(crate) type Value = Rc<Payload<'static>>;
@@ -85,6 +87,8 @@ pub(crate) struct Entry {
     /// The connection that it ends with.
     pub(crate) owner: Option<u64>,
     pub(crate) deadline: Option<u64>,
+    /// When it ends if nobody puts it again, after a start without its owner.
+    orphan_end: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -102,10 +106,22 @@ pub(crate) struct Model {
     /// Connections that have ended and may own entries.
     pub(crate) departed: HashSet<u64>,
     pub(crate) now: u64,
+    /// What can be kept at present.
+    pub(crate) writable: Writable,
 }
 
 /// Keys and revisions and values of a part of the keyspace.
 pub(crate) type Picture = BTreeMap<String, (u64, Value)>;
+
+impl Request {
+    /// Whether it may change something.
+    pub(crate) fn is_write(&self) -> bool {
+        matches!(
+            self,
+            Request::Put(_) | Request::Delete(..) | Request::DeleteAll(_) | Request::Batch(_)
+        )
+    }
+}
 
 impl Cover {
     pub(crate) fn covers(&self, key: &str) -> bool {
@@ -150,7 +166,33 @@ impl Model {
             limits,
             departed: HashSet::new(),
             now: 0,
+            writable: Writable::default(),
         }
+    }
+
+    /// The model as it was before a turn that is undone: only revisions are used up.
+    pub(crate) fn undo(&mut self, before: &Model) {
+        let rev = self.rev;
+        *self = before.clone();
+        self.rev = rev;
+    }
+
+    /// All that was kept is there again; deletions up to a revision may not be remembered.
+    pub(crate) fn restart(&mut self, floor: u64) {
+        let patience = u64::try_from(ORPHAN_PATIENCE.as_millis()).expect("it is seconds");
+        for entry in self.entries.values_mut() {
+            entry.owner = None;
+            entry.orphan_end = (entry.lifetime == Lifetime::Session).then_some(self.now + patience);
+        }
+        self.departed.clear();
+        let last = self.history.iter().filter_map(|(key, history)| {
+            let (rev, value) = history.last()?;
+            (value.is_none() && *rev > floor).then(|| (*rev, key.clone()))
+        });
+        self.tombstones = last.collect();
+        self.floor = floor;
+        self.writable = Writable::default();
+        self.end_turn();
     }
 
     pub(crate) fn keys_matching(&self, pattern: &str) -> Vec<String> {
@@ -184,6 +226,7 @@ impl Model {
             self.renew(put, lifetime, owner);
             return Ok((self.rev_of(&put.key), true));
         }
+        self.check_put(&put.key, lifetime)?;
         let old = self.entries.get(&put.key);
         let old = old.map_or((0, 0), |entry| (1, put.key.len() + entry.value.len()));
         let new = put.key.len() + put.value.len();
@@ -203,20 +246,18 @@ impl Model {
                     self.judge(&put.key, put.if_rev)?;
                     if copy.is_unchanged(put, lifetime) {
                         copy.renew(put, lifetime, owner);
-                    } else {
-                        copy.set(put, lifetime, owner);
+                        return Ok(());
                     }
+                    copy.check_put(&put.key, lifetime)?;
+                    copy.set(put, lifetime, owner);
                     Ok(())
                 }),
-                Item::Delete(key, if_rev) => self.judge(key, *if_rev).map(|()| {
+                Item::Delete(key, if_rev) => self.judge(key, *if_rev).and_then(|()| {
+                    copy.check_there(key)?;
                     copy.delete(key);
-                }),
-                Item::DeleteAll(pattern) => {
-                    for key in copy.keys_matching(pattern) {
-                        copy.delete(&key);
-                    }
                     Ok(())
-                }
+                }),
+                Item::DeleteAll(pattern) => copy.delete_all(pattern).map(drop),
             };
             done.map_err(|refused| Refused {
                 at: Some(at as u64),
@@ -231,7 +272,19 @@ impl Model {
 
     pub(crate) fn delete_if(&mut self, key: &str, if_rev: Option<u64>) -> Result<bool, Refused> {
         self.judge(key, if_rev)?;
+        self.check_there(key)?;
         Ok(self.delete(key))
+    }
+
+    /// Deletes what a pattern matches, in the order of keys up to the first that can't be, and returns
+    /// how many.
+    pub(crate) fn delete_all(&mut self, pattern: &str) -> Result<u64, Refused> {
+        let keys = self.keys_matching(pattern);
+        for key in &keys {
+            self.check_there(key)?;
+            self.delete(key);
+        }
+        Ok(keys.len() as u64)
     }
 
     /// Whether there was such a key.
@@ -253,6 +306,7 @@ impl Model {
                 .owner
                 .is_some_and(|owner| self.departed.contains(&owner))
                 || entry.deadline.is_some_and(|deadline| deadline <= self.now)
+                || entry.orphan_end.is_some_and(|end| end <= self.now)
         });
         ending.map(|(key, _)| key.as_str()).collect()
     }
@@ -330,6 +384,7 @@ impl Model {
             lifetime,
             owner: (lifetime == Lifetime::Session).then_some(owner),
             deadline: put.ttl.map(|ttl| self.now + ttl),
+            orphan_end: None,
         };
         self.entries.insert(put.key.clone(), entry);
         self.note(&put.key, Some(put.value.clone()));
@@ -340,12 +395,33 @@ impl Model {
         if let Some(entry) = self.entries.get_mut(&put.key) {
             entry.owner = (lifetime == Lifetime::Session).then_some(owner);
             entry.deadline = put.ttl.map(|ttl| now + ttl).or(entry.deadline);
+            entry.orphan_end = None;
         }
     }
 
     fn note(&mut self, key: &str, value: Option<Value>) {
         let history = self.history.entry(key.to_owned()).or_default();
         history.push((self.rev, value));
+    }
+
+    /// Refuses what would change a place that can't be written to: where the key is, and where it
+    /// would be.
+    fn check_put(&self, key: &str, lifetime: Lifetime) -> Result<(), Refused> {
+        self.check_there(key)?;
+        self.check_writable(lifetime)
+    }
+
+    fn check_there(&self, key: &str) -> Result<(), Refused> {
+        let entry = self.entries.get(key);
+        entry.map_or(Ok(()), |entry| self.check_writable(entry.lifetime))
+    }
+
+    fn check_writable(&self, lifetime: Lifetime) -> Result<(), Refused> {
+        if self.writable.allows(Class::of(lifetime)) {
+            Ok(())
+        } else {
+            Err(refused(ErrorCode::ReadOnly))
+        }
     }
 
     /// Keys and bytes.

@@ -6,16 +6,20 @@
 //! them, it knows by itself. Two things are taken from the broker and then judged, because a person
 //! could not foretell them: the order in which entries end that end at the same time, and how far a
 //! deletion by pattern got that takes several turns.
+//!
+//! When storage does not take a turn, the model goes back to where the turn began, and carries out again
+//! what it has carried out, with what storage says that it can keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use base64::Engine;
 use nkv::broker::Broker;
-use nkv::keyspace::Time;
+use nkv::journal::{Storage, Writable};
+use nkv::keyspace::{Class, Time};
 use nkv::wire::{ErrorCode, Limits, Payload};
 
-use super::acts::{self, Act, Ask, Condition, JSON, KEYS, NAMES, PATTERNS, SEATS, Since};
+use super::acts::{self, Act, Ask, Condition, JSON, KEYS, NAMES, PATTERNS, SEATS, Since, Taste};
 use super::desk::{Deletion, Desk, Expected, Listed, Page};
 use super::model::{Cover, Item, List, Model, Put, Request, Subscribe, Value, matches};
 use super::subscriber::Subscriber;
@@ -42,12 +46,28 @@ struct World {
     requests: u64,
     ids: u64,
     more_keys: usize,
+    turn: Turn,
+}
+
+/// What has been done in this turn, to be done again if need be.
+#[derive(Default)]
+struct Turn {
+    /// The model when it began; nothing where no turn is undone.
+    before: Option<Model>,
+    /// How many answers each seat was to be given then.
+    expected: Vec<usize>,
+    carried: Vec<(usize, Request)>,
 }
 
 impl Office {
-    pub(crate) fn new(limits: Limits, more_keys: usize) -> Office {
+    pub(crate) fn new(limits: Limits, taste: Taste) -> Office {
+        let more_keys = taste.more_keys;
+        let bench = match taste.faults {
+            0 => Bench::new(limits.clone()),
+            _ => Bench::keeping(limits.clone()),
+        };
         Office {
-            bench: Bench::new(limits.clone()),
+            bench,
             world: World {
                 model: Model::new(limits),
                 seats: (0..SEATS).map(|_| None).collect(),
@@ -55,6 +75,7 @@ impl Office {
                 requests: 0,
                 ids: 0,
                 more_keys,
+                turn: Turn::default(),
             },
         }
     }
@@ -75,11 +96,34 @@ impl Office {
                 self.world.model.now += milliseconds;
                 self.bench.now = Time(self.world.model.now);
             }
+            Act::Break(class) => self.bench.storage.break_down(*class),
+            Act::Mend(class) => self.bench.storage.mend(*class),
+            Act::Restart => self.restart(),
         }
+    }
+
+    /// What ends while the boot journal can't be written would come back, so it is mended first.
+    fn restart(&mut self) {
+        self.bench.storage.mend(Class::Boot);
+        if !self.bench.storage.writable().boot {
+            self.turn(usize::MAX);
+        }
+        for seat in 0..SEATS {
+            if let Some(desk) = self.world.seats[seat].take() {
+                self.world.syncs[seat] = desk.syncs;
+            }
+        }
+        self.bench.restart();
+        self.world.requests = 0;
+        self.world.model.restart(self.bench.storage.floor());
+        self.world.compare(&self.bench.broker);
     }
 
     /// Everyone reads all, and nobody has anything left to do.
     pub(crate) fn finish(&mut self) {
+        self.bench.storage.mend(Class::Durable);
+        self.bench.storage.mend(Class::Boot);
+        self.turn(usize::MAX);
         for desk in self.world.seats.iter().flatten() {
             self.bench.set_appetite(desk.client, usize::MAX);
         }
@@ -140,13 +184,16 @@ impl Office {
 
     fn turn(&mut self, piece: usize) -> bool {
         let Office { bench, world } = self;
+        let keeps = bench.storage.can_fail();
         let fresh: Vec<bool> = (0..SEATS)
             .map(|seat| world.owes_nothing(seat, bench))
             .collect();
         let is_busy = bench.turn_with(piece, |broker, phase| match phase {
             Phase::Taken { client, session } => world.follow(client, session, broker),
-            Phase::Expired => world.end(broker),
+            Phase::Expired => world.end(broker, keeps),
+            Phase::Redone { writable } => world.redo(broker, writable),
         });
+        world.model.writable = bench.storage.writable();
         for (seat, is_fresh) in fresh.into_iter().enumerate() {
             world.receive(seat, is_fresh, bench);
         }
@@ -282,7 +329,13 @@ impl World {
                 .pop_front()
                 .expect("no more is carried out than is sent");
             let is_last = number == requests;
+            if self.turn.before.is_some() {
+                self.turn.carried.push((seat, request.clone()));
+            }
             let expected = match request {
+                Request::DeleteAll(pattern) if self.turn.before.is_some() => {
+                    self.delete_at_once(&mut desk, &pattern)
+                }
                 Request::DeleteAll(pattern) => {
                     let since = self.model.rev;
                     desk.deletion = Some(Deletion {
@@ -316,6 +369,90 @@ impl World {
         self.seats[seat] = Some(desk);
     }
 
+    /// Does again what the turn has done, from where it began. What was asked before the first write
+    /// was answered as things are.
+    fn redo(&mut self, broker: &Broker, writable: Writable) {
+        let before = self
+            .turn
+            .before
+            .take()
+            .expect("only a storage that keeps fails");
+        self.model.undo(&before);
+        self.model.writable = writable;
+        let mut expected = Vec::new();
+        for (desk, kept) in self.seats.iter_mut().zip(&self.turn.expected) {
+            let answers = desk.as_mut().map(|desk| desk.expected.split_off(*kept));
+            expected.push(answers.unwrap_or_default());
+        }
+        let carried = std::mem::take(&mut self.turn.carried);
+        let mut has_written = false;
+        for (seat, request) in &carried {
+            let answer = expected[*seat].pop_front();
+            let (id, answer) = answer.expect("each has been answered");
+            let mut desk = self.seats[*seat].take().expect("it asks");
+            has_written |= request.is_write();
+            let answer = self.answer_again(&mut desk, request, answer, has_written);
+            desk.expected.push_back((id, answer));
+            self.seats[*seat] = Some(desk);
+        }
+        assert!(expected.iter().all(VecDeque::is_empty), "all is done again");
+        assert_eq!(self.model.rev, broker.keyspace().rev(), "a turn done again");
+        self.turn.carried = carried;
+        self.turn.before = Some(before);
+    }
+
+    fn answer_again(
+        &mut self,
+        desk: &mut Desk,
+        request: &Request,
+        answer: Expected,
+        has_written: bool,
+    ) -> Expected {
+        match (request, answer) {
+            (
+                Request::Subscribe(_),
+                Expected::Subscribed {
+                    name,
+                    rev,
+                    mut subscriber,
+                },
+            ) => {
+                subscriber.undo(&self.model);
+                Expected::Subscribed {
+                    name,
+                    rev,
+                    subscriber,
+                }
+            }
+            (Request::List(list), _) if has_written => {
+                Expected::List(self.list(list.clone(), false))
+            }
+            (Request::DeleteAll(pattern), _) => self.delete_at_once(desk, pattern),
+            (Request::Get(_), _) if has_written => self.carry_out(desk, request.clone()),
+            (request, _) if request.is_write() => self.carry_out(desk, request.clone()),
+            (_, answer) => answer,
+        }
+    }
+
+    /// A deletion by pattern that takes no more than its turn.
+    fn delete_at_once(&mut self, desk: &mut Desk, pattern: &str) -> Expected {
+        let since = self.model.rev;
+        desk.deletion = None;
+        match self.model.delete_all(pattern) {
+            Ok(deleted) => {
+                desk.deletion = Some(Deletion {
+                    pattern: pattern.to_owned(),
+                    since,
+                    rev: self.model.rev,
+                    deleted,
+                    last: None,
+                });
+                Expected::Deleted
+            }
+            Err(refused) => Expected::NotDeleted(refused),
+        }
+    }
+
     /// What has been deleted since the model's revision belongs to the deletion by pattern.
     fn delete_on(&mut self, desk: &mut Desk, broker: &Broker) {
         let deletion = desk.deletion.as_mut().expect("there is one");
@@ -335,7 +472,7 @@ impl World {
     }
 
     /// Lets end what the broker has let end.
-    fn end(&mut self, broker: &Broker) {
+    fn end(&mut self, broker: &Broker, keeps: bool) {
         let ended = deletions(broker, self.model.rev);
         let endings = self.model.endings();
         let least = endings.len().min(ENDINGS_PER_TURN);
@@ -348,6 +485,14 @@ impl World {
             assert_eq!(self.model.rev, rev, "the revision of the end of {key}");
         }
         assert_eq!(self.model.rev, broker.keyspace().rev(), "what ends");
+        let desks = self.seats.iter().map(Option::as_ref);
+        self.turn = Turn {
+            before: keeps.then(|| self.model.clone()),
+            expected: desks
+                .map(|desk| desk.map_or(0, |desk| desk.expected.len()))
+                .collect(),
+            carried: Vec::new(),
+        };
     }
 
     fn list(&self, asked: List, spans: bool) -> Page {

@@ -71,6 +71,13 @@ impl Subscriber {
         subscriber
     }
 
+    /// What it was thought to hold where it resumed may have been undone.
+    pub(crate) fn undo(&mut self, model: &Model) {
+        if self.walk.is_none() && !self.owes_reset && self.told_after == 0 {
+            self.copy = model.picture(&self.cover, self.rev);
+        }
+    }
+
     pub(crate) fn change(&mut self, told: &Told<'_>, model: &Model) {
         let Told { key, rev, .. } = *told;
         assert!(!self.owes_reset, "a reset comes first");

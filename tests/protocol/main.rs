@@ -38,6 +38,7 @@ mod constructed;
 mod hostile;
 mod script;
 mod statistics;
+mod storage;
 
 use script::play;
 

@@ -10,12 +10,24 @@
     reason = "several tests share this, and each takes what it needs"
 )]
 
+mod storage;
+
+use std::sync::Arc;
+
 use nkv::broker::{Broker, Options, Peer, Share, Token};
+use nkv::journal::{Storage, Writable};
 use nkv::keyspace::{Keyspace, Time};
 use nkv::wire::Limits;
 
+pub use storage::Fake;
+
+/// How often a turn's commit can fail: once a class.
+const COMMIT_FAILURES_MAX: usize = 2;
+
 pub struct Bench {
     pub broker: Broker,
+    pub storage: Fake,
+    options: Options,
     pub now: Time,
     clients: Vec<Client>,
 }
@@ -39,6 +51,8 @@ pub enum Phase {
     Taken { client: usize, session: usize },
     /// It has let entries end; the clients are next.
     Expired,
+    /// Storage has not taken the turn, and it has been carried out again.
+    Redone { writable: Writable },
 }
 
 pub fn unix_peer() -> Peer {
@@ -55,18 +69,36 @@ impl Bench {
     }
 
     pub fn with_token(limits: Limits, token: Option<&str>) -> Bench {
+        Bench::with(limits, token, Fake::default())
+    }
+
+    /// A bench whose storage can be made to fail.
+    pub fn keeping(limits: Limits) -> Bench {
+        Bench::with(limits, None, Fake::keeping())
+    }
+
+    fn with(limits: Limits, token: Option<&str>, mut storage: Fake) -> Bench {
         let options = Options {
             limits,
             epoch: "e1".into(),
             token: token.and_then(Token::new),
-            can_redo: false,
+            can_redo: storage.can_fail(),
         };
-        let keyspace = Keyspace::new(options.limits.tombstones);
         Bench {
-            broker: Broker::new(options, keyspace, Time(0)),
+            broker: load(&options, &mut storage, Time(0)),
+            storage,
+            options,
             now: Time(0),
             clients: Vec::new(),
         }
+    }
+
+    /// The daemon is gone without a word, and another begins with what storage has kept.
+    pub fn restart(&mut self) {
+        for client in &mut self.clients {
+            client.session = None;
+        }
+        self.broker = load(&self.options, &mut self.storage, self.now);
     }
 
     /// Connects a client and gives its number here, or the line with which it is refused.
@@ -167,7 +199,7 @@ impl Bench {
                 },
             );
         }
-        self.broker.committed();
+        self.commit(&mut look);
         let mut due = Vec::new();
         self.broker.take_due(&mut due);
         for client in &mut self.clients {
@@ -194,8 +226,41 @@ impl Bench {
             }
         }
         self.broker.end_turn();
+        self.storage.tend(self.broker.keyspace(), self.now);
+        self.set_storage();
         self.broker.keyspace().assert_invariants();
+        if self.storage.can_fail {
+            self.storage.assert_holds(self.broker.keyspace());
+        }
         self.is_busy()
+    }
+
+    /// Has the turn's changes kept, or does without those that can't be.
+    fn commit(&mut self, mut look: impl FnMut(&Broker, Phase)) {
+        let mut failures = 0;
+        while self
+            .storage
+            .commit(
+                self.broker.keyspace(),
+                self.broker.committed_rev(),
+                self.now,
+            )
+            .is_err()
+        {
+            failures += 1;
+            assert!(failures <= COMMIT_FAILURES_MAX, "what fails is refused");
+            self.set_storage();
+            self.broker.redo(self.now);
+            let writable = self.storage.writable();
+            look(&self.broker, Phase::Redone { writable });
+        }
+        self.broker.committed();
+    }
+
+    fn set_storage(&mut self) {
+        let storage = &self.storage;
+        self.broker
+            .set_storage(storage.writable(), storage.figures());
     }
 
     /// Turns until nothing is left to do.
@@ -215,4 +280,13 @@ impl Bench {
                 })
             })
     }
+}
+
+/// A broker of what a storage keeps.
+fn load(options: &Options, storage: &mut Fake, now: Time) -> Broker {
+    let mut keyspace = Keyspace::new(options.limits.tombstones);
+    storage
+        .load(&mut keyspace, now, Arc::new(|| {}))
+        .expect("it keeps whatever it has kept");
+    Broker::new(options.clone(), keyspace, now)
 }
