@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::keyspace::Time;
-use crate::session::{Job, Steps};
+use crate::session::{Counters, Job, Steps};
 use crate::wire::{Op, Request};
 
 use super::Broker;
@@ -25,6 +25,8 @@ use super::Broker;
 pub(super) struct Carried {
     items: Vec<Item>,
     lines: Vec<u8>,
+    /// What was counted before the first of them.
+    counted: Counters,
 }
 
 /// A buffer of lines larger than this is given back after use.
@@ -68,9 +70,15 @@ impl Broker {
     /// failed, after [`Broker::set_storage`] has said what can be written.
     pub fn redo(&mut self, now: Time) {
         assert!(self.can_redo, "a storage that can fail has said so");
-        let counted = self.counters;
         self.keyspace.roll_back();
-        let Carried { items, lines } = std::mem::take(&mut self.carried);
+        let Carried {
+            items,
+            lines,
+            counted,
+        } = std::mem::take(&mut self.carried);
+        self.counters.puts = counted.puts;
+        self.counters.gets = counted.gets;
+        self.counters.deletes = counted.deletes;
         let mut before: HashMap<usize, Before> = HashMap::new();
         for item in &items {
             before.entry(item.session).or_insert_with(|| {
@@ -100,9 +108,6 @@ impl Broker {
             self.sessions[session].out.extend_from_slice(rest);
             self.set_due(session);
         }
-        self.counters.puts = counted.puts;
-        self.counters.gets = counted.gets;
-        self.counters.deletes = counted.deletes;
     }
 
     /// Keeps a request's line if it may have to be carried out again, and returns where.
@@ -137,6 +142,9 @@ impl Broker {
     }
 
     fn note_item(&mut self, session: usize, what: What) -> usize {
+        if self.carried.items.is_empty() {
+            self.carried.counted = self.counters;
+        }
         let start = self.sessions[session].out.len();
         self.carried.items.push(Item {
             session,

@@ -428,7 +428,9 @@ impl World {
                 Expected::List(self.list(list.clone(), false))
             }
             (Request::DeleteAll(pattern), _) => self.delete_at_once(desk, pattern),
-            (Request::Get(_), _) if has_written => self.carry_out(desk, request.clone()),
+            (Request::Get(_) | Request::Stats, _) if has_written => {
+                self.carry_out(desk, request.clone())
+            }
             (request, _) if request.is_write() => self.carry_out(desk, request.clone()),
             (_, answer) => answer,
         }
