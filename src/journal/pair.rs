@@ -320,9 +320,15 @@ impl Loading<'_> {
         // Where the durable journal lacks what the boot journal knew, it alone would say something else.
         let is_behind = boot.as_ref().is_some_and(|boot| boot.found.other_lost);
         // A boot journal whose history has ended begins another, and does so first: once the durable
-        // journal is in order, nothing would tell any more that something is lost.
-        let mut boot = self.open(boot_place, boot, !is_unbroken)?;
-        let mut durable = self.open(durable_place, durable, is_behind)?;
+        // journal is in order, nothing would tell any more that something is lost. But a store is named
+        // by its durable journal before a boot journal goes with it.
+        let (mut durable, mut boot) = if durable.is_none() {
+            let durable = self.open(durable_place, durable, is_behind)?;
+            (durable, self.open(boot_place, boot, !is_unbroken)?)
+        } else {
+            let boot = self.open(boot_place, boot, !is_unbroken)?;
+            (self.open(durable_place, durable, is_behind)?, boot)
+        };
         durable.start(self.keyspace.rev())?;
         boot.start(self.keyspace.rev())?;
         Ok((durable, boot, epoch))

@@ -30,17 +30,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::scaled;
-use crate::support::{Client, Daemon, Plan, Socket, has_program, skip, until};
+use crate::support::{Client, Daemon, Plan, Socket, has_program, skip};
 
 /// What is watched, below a plan's directory. A call is attributed to the first of those that it names.
 const WATCHED: [&str; 9] = [
     "data/durable.journal.new",
     "data/durable.journal",
-    "data/lock",
+    "data/durable.lock",
     "data",
     "runtime/boot.journal.new",
     "runtime/boot.journal",
-    "runtime/lock",
+    "runtime/boot.lock",
     "runtime",
     "",
 ];
@@ -148,7 +148,7 @@ fn check_all(fault: Fault, threads: usize, step: usize) {
 
 /// Tells a story with nothing going wrong, and gives the calls that it made.
 fn points(story: Story) -> Vec<Point> {
-    let plan = Plan::keeping();
+    let plan = plan();
     let mut book = prepare(&plan, story);
     let trace = plan.directory().join("trace");
     let status = tell(
@@ -224,7 +224,7 @@ fn traced(plan: &Plan, trace: &Path, watched: &[&str], options: &[String]) -> Pl
 /// did not come to the point.
 fn check(point: &Point, fault: Fault) -> bool {
     let _told = ToldOnPanic(point, fault);
-    let plan = Plan::keeping();
+    let plan = plan();
     let mut book = prepare(&plan, point.story);
     let trace = plan.directory().join("trace");
     let call = &point.call;
@@ -426,7 +426,7 @@ fn live(daemon: &Daemon, requests: &[Value], end: &str, book: &mut Book) -> Opti
 
 /// Waits until all that is to be written is; false where the daemon dies before.
 fn settle(daemon: &Daemon, client: &mut Client, story: Story, book: &mut Book) -> bool {
-    if story == Story::Later && !both_written_anew(daemon, client) {
+    if story == Story::Later && !both_written_anew(daemon) {
         return false;
     }
     if !book.refused.is_empty() {
@@ -435,17 +435,12 @@ fn settle(daemon: &Daemon, client: &mut Client, story: Story, book: &mut Book) -
     true
 }
 
-/// Waits until both journals are; false where the daemon dies before. A rewrite that has failed is
-/// tried again only while there are turns, so it is given some.
-fn both_written_anew(daemon: &Daemon, client: &mut Client) -> bool {
-    let mut is_there = true;
-    until("both journals are written anew", || {
-        is_there = client.ask_if_there(r#"{"op":"ping"}"#).is_some();
-        let log = daemon.log();
-        let is_anew = |name| log.contains(&format!("{name} is written anew"));
-        !is_there || (is_anew("durable.journal") && is_anew("boot.journal"))
-    });
-    is_there
+/// Waits until both journals are; false where the daemon dies before. A rewrite that has failed is tried
+/// again by itself.
+fn both_written_anew(daemon: &Daemon) -> bool {
+    ["durable", "boot"]
+        .iter()
+        .all(|name| daemon.says(&format!("{name}.journal is written anew")))
 }
 
 /// What was refused was so for one journal only, and is accepted again.
@@ -575,6 +570,11 @@ fn shown(entries: &Entries) -> String {
     format!("{:#?}", texts.collect::<Vec<_>>())
 }
 
+/// A daemon that says when it has written the boot journal anew, too.
+fn plan() -> Plan {
+    Plan::keeping().with(&["--log", "info,nkv::journal=debug"])
+}
+
 fn only_journals(plan: &Plan) {
     for (directory, journal) in [
         (plan.data_directory(), "durable.journal"),
@@ -585,6 +585,9 @@ fn only_journals(plan: &Plan) {
             .map(|file| file.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(names, [journal, "lock"]);
+        assert_eq!(
+            names,
+            [journal.to_owned(), journal.replace("journal", "lock")]
+        );
     }
 }
