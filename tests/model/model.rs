@@ -223,6 +223,7 @@ impl Model {
         let lifetime = terms(put)?;
         self.judge(&put.key, put.if_rev)?;
         if self.is_unchanged(put, lifetime) {
+            self.check_renewal(put, lifetime)?;
             self.renew(put, lifetime, owner);
             return Ok((self.rev_of(&put.key), true));
         }
@@ -245,6 +246,7 @@ impl Model {
                 Item::Put(put) => terms(put).and_then(|lifetime| {
                     self.judge(&put.key, put.if_rev)?;
                     if copy.is_unchanged(put, lifetime) {
+                        copy.check_renewal(put, lifetime)?;
                         copy.renew(put, lifetime, owner);
                         return Ok(());
                     }
@@ -409,6 +411,14 @@ impl Model {
     fn check_put(&self, key: &str, lifetime: Lifetime) -> Result<(), Refused> {
         self.check_there(key)?;
         self.check_writable(lifetime)
+    }
+
+    /// A new deadline has to be written, too.
+    fn check_renewal(&self, put: &Put, lifetime: Lifetime) -> Result<(), Refused> {
+        match put.ttl {
+            Some(_) => self.check_writable(lifetime),
+            None => Ok(()),
+        }
     }
 
     fn check_there(&self, key: &str) -> Result<(), Refused> {
