@@ -33,6 +33,7 @@ mod file;
 mod format;
 mod pair;
 mod recovery;
+mod start;
 mod sync;
 
 use std::fmt;

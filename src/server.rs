@@ -6,6 +6,8 @@
 //! 2. **read** what has come in, each connection its share,
 //! 3. **decide**: the broker lets entries end whose time has come, and carries out the requests (while
 //!    reading: a request needs nothing from other connections' input),
+//!    Where there is something to commit, 1 to 3 are gone through again for those who have come in
+//!    meanwhile, so that they share the commit,
 //! 4. **commit**: what the turn has changed is made as safe as was promised; where storage does not
 //!    take it, the broker carries the turn out again without it,
 //! 5. **deliver**: responses, then events, into each socket until it is full or its share is used.
@@ -120,6 +122,8 @@ pub struct Server {
     connections: Vec<Option<Connection>>,
     /// Connections that may have input to be read or carried out without an event of the kernel.
     active: Vec<usize>,
+    /// The number of this turn.
+    turn: u64,
     /// Connections that are being delivered to; empty between turns.
     due: Vec<usize>,
     broker: Broker,
@@ -156,6 +160,8 @@ struct Connection {
     gone: bool,
     /// Whether it is on the list of active connections.
     active: bool,
+    /// The last turn in which it had its share.
+    served: u64,
 }
 
 impl Server {
@@ -211,6 +217,7 @@ impl Server {
             listeners: Vec::new(),
             connections: Vec::new(),
             active: Vec::new(),
+            turn: 0,
             due: Vec::new(),
             accept_pause: None,
             idle_since: Some(Instant::now()),
@@ -264,11 +271,14 @@ impl Server {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         while !self.is_to_stop() {
-            self.wait(&mut events)?;
+            self.turn += 1;
+            let timeout = self.timeout();
+            self.wait(&mut events, timeout)?;
             self.obey();
             self.accept();
             self.broker.expire(self.now);
             self.read();
+            self.gather(&mut events)?;
             self.commit();
             self.deliver();
             self.broker.end_turn();
@@ -292,8 +302,7 @@ impl Server {
     }
 
     /// Phase 1: waits, and notes which sockets are ready.
-    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = self.timeout();
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         if let Err(error) = self.poll.poll(events, timeout) {
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
@@ -323,6 +332,21 @@ impl Server {
                     }
                     self.activate(number);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Phases 1 to 3 again while a commit is ahead and others are coming in: who comes too late waits
+    /// for this commit and for the next. Nobody has a second share of the turn.
+    fn gather(&mut self, events: &mut Events) -> io::Result<()> {
+        // Entries have ended up to here, and none is shown beyond its end.
+        let now = self.now;
+        while self.broker.keyspace().has_changed() {
+            self.wait(events, Some(Duration::ZERO))?;
+            self.now = now;
+            if events.is_empty() || !self.read() {
+                break;
             }
         }
         Ok(())
@@ -448,38 +472,45 @@ impl Server {
             read_closed: false,
             gone: false,
             active: false,
+            served: 0,
         });
         self.idle_since = None;
         self.activate(number);
     }
 
-    /// Phases 2 and 3: gives each active connection its share.
-    fn read(&mut self) {
+    /// Phases 2 and 3: gives each active connection that has not had it yet its share of the turn, and
+    /// returns whether there was one.
+    fn read(&mut self) -> bool {
         let mut active = std::mem::take(&mut self.active);
-        let mut taken = 0;
+        let mut any = false;
         for &number in &active {
-            if self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX {
-                break;
-            }
-            taken += 1;
             let Some(connection) = &mut self.connections[number] else {
                 continue;
             };
+            if self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX {
+                // It stays active, and comes first in the next turn.
+                self.active.push(number);
+                continue;
+            }
             connection.active = false;
+            if connection.served == self.turn {
+                continue;
+            }
+            connection.served = self.turn;
+            any = true;
             if self.broker.wants_turn(number) {
                 self.broker.resume(number, self.now);
             } else if connection.readable && self.broker.wants_input(number) {
                 self.read_from(number);
             }
         }
-        // Those that had no turn come first in the next one.
-        self.active.extend_from_slice(&active[taken..]);
-        for number in active.drain(..).take(taken) {
+        for number in active.drain(..) {
             self.activate(number);
         }
         if self.active.is_empty() {
             self.active = active;
         }
+        any
     }
 
     fn read_from(&mut self, number: usize) {
