@@ -55,9 +55,13 @@ impl Syncer {
         Ok(ticket)
     }
 
-    /// Closes a file that is not used any more. Where there can be no thread, the caller waits.
+    /// Closes a file that is not used any more. A small one is closed at once; a large one as well where
+    /// there can be no thread.
     pub(super) fn release(&mut self, file: File) {
-        if let Ok(thread) = self.thread() {
+        let is_large = file
+            .metadata()
+            .is_ok_and(|found| found.len() > RELEASE_BYTES);
+        if is_large && let Ok(thread) = self.thread() {
             thread.give(Task::Release(file));
         }
     }

@@ -30,6 +30,9 @@ pub(super) struct Turn {
     bytes: u64,
 }
 
+/// A list of so many is kept for the next turn.
+const UNDO_KEPT: usize = 256;
+
 #[derive(Debug)]
 enum Undo {
     Created(usize),
@@ -63,7 +66,8 @@ impl Keyspace {
         turn.is_on = false;
         turn.kept = self.rev;
         turn.bytes = 0;
-        turn.undo = Vec::new();
+        turn.undo.clear();
+        turn.undo.shrink_to(UNDO_KEPT);
         turn.displaced = Vec::new();
         turn.renewed = Vec::new();
     }
