@@ -12,7 +12,7 @@ use log::{error, warn};
 
 use crate::keyspace::{Class, Keyspace, Time};
 
-use super::format::{Draft, Header};
+use super::format::{Draft, Header, Stop};
 use super::sync::{Syncer, Ticket};
 use super::{JournalError, Policy};
 
@@ -173,7 +173,7 @@ impl Journal {
             Class::Boot => [None, None],
         };
         let fields: Vec<_> = fields.into_iter().flatten().collect();
-        let (line, _) = draft.end(&fields, false);
+        let (line, _) = draft.end(&fields, Stop::No);
         let written = self.file.write_all(line).and_then(|()| self.sync_now());
         written.map_err(JournalError::io(format!(
             "write to {}",
@@ -236,9 +236,12 @@ impl Journal {
         self.drop_rewrite();
     }
 
-    /// Makes everything safe and says so in the file.
-    pub(super) fn close(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Makes everything safe and says how far the daemon's stop has come.
+    pub(super) fn close(&mut self, rev: u64, fields: &[(&str, u64)], stop: Stop) -> io::Result<()> {
         self.drop_rewrite();
+        let mut draft = Draft::default();
+        draft.begin(rev);
+        let (line, _) = draft.end(fields, stop);
         self.file.write_all(line)?;
         self.count(line.len(), 0);
         self.sync_now()

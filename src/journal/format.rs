@@ -72,6 +72,9 @@ pub(super) struct Commit<'a> {
     /// So many bytes before this line may not be on the disk yet.
     #[serde(default)]
     pub(super) unsynced: u64,
+    /// In a boot journal: the durable journal is about to say that the daemon has stopped cleanly.
+    #[serde(default)]
+    pub(super) closing: bool,
     /// Written at a clean stop: as the last line it says that nothing is missing.
     #[serde(default)]
     pub(super) clean: bool,
@@ -186,6 +189,14 @@ impl Record<'_> {
     }
 }
 
+/// What a line says of the daemon's stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    No,
+    Closing,
+    Clean,
+}
+
 /// A line while it is made. Its buffer is used again for the next.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
@@ -246,7 +257,7 @@ impl Draft {
     }
 
     /// Ends the line with fields of the commit itself, and gives it with the number of its records.
-    pub(super) fn end(&mut self, fields: &[(&str, u64)], clean: bool) -> (&[u8], u64) {
+    pub(super) fn end(&mut self, fields: &[(&str, u64)], stop: Stop) -> (&[u8], u64) {
         assert!(self.is_begun(), "a line begins before it ends");
         if self.records > 0 {
             self.line.push(b']');
@@ -254,9 +265,11 @@ impl Draft {
         for (name, number) in fields {
             self.number(name, *number);
         }
-        if clean {
-            self.line.extend_from_slice(b",\"clean\":true");
-        }
+        self.line.extend_from_slice(match stop {
+            Stop::No => b"".as_slice(),
+            Stop::Closing => b",\"closing\":true",
+            Stop::Clean => b",\"clean\":true",
+        });
         self.line.push(b'}');
         end(&mut self.line, 0);
         (&self.line, self.records)
@@ -369,7 +382,7 @@ mod tests {
         draft.delete(&key, 3);
         draft.displace(&key, 3);
         draft.renew(&key, 3, Time(9));
-        let (line, records) = draft.end(&[("reserved", 100)], true);
+        let (line, records) = draft.end(&[("reserved", 100)], Stop::Clean);
         assert_eq!(records, 5);
         let expected = concat!(
             r#"94e6b5a2 {"rev":4,"changes":[{"op":"put","key":"a","rev":1,"value":1.0},"#,
@@ -386,7 +399,7 @@ mod tests {
         let mut draft = Draft::default();
         draft.begin(9);
         draft.delete(&Key::new("a").unwrap(), 8);
-        let (line, _) = draft.end(&[("with", 9), ("floor", 3)], false);
+        let (line, _) = draft.end(&[("with", 9), ("floor", 3)], Stop::No);
         let commit = Commit::read(line.strip_suffix(b"\n").unwrap()).unwrap();
         assert_eq!(
             (commit.rev, commit.with, commit.floor),

@@ -7,7 +7,7 @@ use log::warn;
 use crate::keyspace::{Class, Keyspace, Time};
 
 use super::file::Journal;
-use super::format::Draft;
+use super::format::{Draft, Stop};
 use super::start::{Loading, claim};
 use super::sync::Syncer;
 use super::{Figures, LoadError, Options, Storage, Unkept, Wake, Writable};
@@ -139,22 +139,17 @@ impl Storage for Journals {
         let Some(opened) = &mut self.opened else {
             return;
         };
-        let Opened {
-            durable,
-            boot,
-            durable_draft,
-            boot_draft,
-            ..
-        } = opened;
+        let Opened { durable, boot, .. } = opened;
         if durable.has_failed() || boot.has_failed() {
             return warn!("the journals can't say that this was a clean stop: one has failed");
         }
-        durable_draft.begin(rev);
-        boot_draft.begin(rev);
+        // The boot journal tells apart a durable journal that is clean because of this, and one that is
+        // an older copy; and it tells a crash on the way from both.
         let unsynced = durable.unsynced();
-        let closed = durable
-            .close(durable_draft.end(unsynced.as_slice(), true).0)
-            .and_then(|()| boot.close(boot_draft.end(&[("with", rev)], true).0));
+        let closed = boot
+            .close(rev, &[], Stop::Closing)
+            .and_then(|()| durable.close(rev, unsynced.as_slice(), Stop::Clean))
+            .and_then(|()| boot.close(rev, &[("with", rev)], Stop::Clean));
         if let Err(error) = closed {
             warn!("the journals can't say that this was a clean stop: {error}");
         }
@@ -219,7 +214,7 @@ impl Opened {
         if self.boot_draft.is_begun() && !self.boot.has_failed() {
             let with = [("with", rev)];
             let fields = if has_durable { &with[..] } else { &[] };
-            let (line, records) = self.boot_draft.end(fields, false);
+            let (line, records) = self.boot_draft.end(fields, Stop::No);
             let written = self.boot.append(line, records, None, now);
             written.map_err(|_| Unkept)?;
             boot_line = Some((line, records));
@@ -231,7 +226,7 @@ impl Opened {
                 self.durable.unsynced(),
             ];
             let fields: Vec<_> = fields.into_iter().flatten().collect();
-            let (line, records) = self.durable_draft.end(&fields, false);
+            let (line, records) = self.durable_draft.end(&fields, Stop::No);
             if self.durable.append(line, records, reserved, now).is_err() {
                 if let Some((line, records)) = boot_line {
                     self.boot.take_back(line, records, now);

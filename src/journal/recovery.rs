@@ -50,6 +50,8 @@ pub(super) struct Found {
     pub(super) floor: u64,
     /// Whether the last line says that the daemon has stopped cleanly.
     pub(super) clean: bool,
+    /// Whether the last line says that it was about to, or that it has.
+    pub(super) closing: bool,
     /// What follows the last sound line, if anything does.
     pub(super) tail: Option<Tail>,
     /// Lines that were skipped.
@@ -225,6 +227,7 @@ impl Found {
         self.floor = self.floor.max(commit.floor.unwrap_or(0));
         self.boot_unkept = self.boot_unkept.max(commit.boot_unkept.unwrap_or(0));
         self.clean = commit.clean;
+        self.closing = commit.closing || commit.clean;
         Ok(())
     }
 }

@@ -278,7 +278,7 @@ fn kept_epoch(durable: Option<&Journaled>, boot: Option<&Journaled>) -> Option<S
 /// Whether the durable journal was replaced by a copy that was made after a clean stop: the boot journal
 /// knows of a start since.
 fn is_older(durable: &Journaled, boot: &Journaled) -> bool {
-    durable.found.clean && !boot.found.clean
+    durable.found.clean && !boot.found.closing
 }
 
 /// A revision that all that were given are up to.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use log::{Level, error, info, log, warn};
 
 use crate::journal::JournalError;
-use crate::journal::format::Draft;
+use crate::journal::format::{Draft, Stop};
 use crate::journal::sync::{Syncer, Ticket};
 use crate::keyspace::{Class, Keyspace, Time};
 
@@ -201,7 +201,7 @@ impl Journal {
         }
         rewrite.position = position;
         if draft.is_begun() {
-            let (line, records) = draft.end(&[], false);
+            let (line, records) = draft.end(&[], Stop::No);
             rewrite.write(line, records)?;
             self.counts.written += line.len() as u64;
         }
@@ -220,8 +220,8 @@ impl Journal {
         draft.begin(rev);
         let floor = ("floor", keyspace.floor());
         let (line, _) = match self.class {
-            Class::Durable => draft.end(&[("reserved", reserved), floor], false),
-            Class::Boot => draft.end(&[floor], false),
+            Class::Durable => draft.end(&[("reserved", reserved), floor], Stop::No),
+            Class::Boot => draft.end(&[floor], Stop::No),
         };
         rewrite.write(line, 0)?;
         self.counts.written += line.len() as u64;
