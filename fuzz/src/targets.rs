@@ -5,7 +5,10 @@
 //! is answered once with a line of JSON.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
+use nkv::journal::{self, Journals, LoadError, Policy, Storage};
 use nkv::key::{escape, unescape};
 use nkv::keyspace::{Keyspace, Terms, Time};
 use nkv::watch::{Watch, Watcher};
@@ -80,6 +83,68 @@ pub fn session(bytes: &[u8]) {
         room.act(*first, rest);
     }
     room.close();
+}
+
+/// The bytes are two journals, with an empty line between. A line gets the checksum that it needs, unless
+/// it begins with `!`; `@` in it stands for what names this run of the machine. Both are loaded: whatever
+/// is loaded with damage left out is loaded again, and is the same.
+pub fn journal(bytes: &[u8]) {
+    let directory = tempfile::TempDir::new_in("/dev/shm").or_else(|_| tempfile::TempDir::new());
+    let directory = directory.expect("a directory can be made");
+    let run = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    for name in ["durable.journal", "boot.journal"] {
+        let mut file = Vec::new();
+        for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+            append_line(&mut file, line, run.trim());
+        }
+        std::fs::write(directory.path().join(name), file).expect("the directory can be written to");
+    }
+    if let Ok((keyspace, _)) = load(directory.path(), false) {
+        keyspace.assert_invariants();
+    }
+    let Ok((keyspace, epoch)) = load(directory.path(), true) else {
+        return;
+    };
+    keyspace.assert_invariants();
+    let again = load(directory.path(), false).expect("what was recovered is sound");
+    assert_eq!(again.1, epoch);
+    assert_eq!(entries(&again.0), entries(&keyspace));
+    assert!(
+        again.0.rev() >= keyspace.rev(),
+        "no revision is given twice"
+    );
+}
+
+fn append_line(file: &mut Vec<u8>, line: &[u8], run: &str) {
+    match line.strip_prefix(b"!") {
+        Some(raw) => file.extend_from_slice(raw),
+        None => {
+            let text = String::from_utf8_lossy(line).replace('@', run);
+            let checksum = crc32fast::hash(text.as_bytes());
+            file.extend_from_slice(format!("{checksum:08x} {text}").as_bytes());
+        }
+    }
+    file.push(b'\n');
+}
+
+fn load(directory: &Path, recover: bool) -> Result<(Keyspace, String), LoadError> {
+    let mut keyspace = Keyspace::new(3);
+    let options = journal::Options {
+        data_directory: directory.to_owned(),
+        runtime_directory: directory.to_owned(),
+        policy: Policy::Always,
+        recover,
+    };
+    // The locks are given back with the journals.
+    let epoch = Journals::new(options).load(&mut keyspace, Time(5), Arc::new(|| {}))?;
+    Ok((keyspace, epoch))
+}
+
+fn entries(keyspace: &Keyspace) -> Vec<String> {
+    let all = Pattern::new("*").expect("a star is a pattern");
+    let entries = keyspace.walk(&all, None).filter_map(|(_, entry)| entry);
+    entries.map(|entry| format!("{entry:?}")).collect()
 }
 
 /// What is equal to the same line read without the white space behind it.

@@ -86,12 +86,18 @@ pub(super) struct Damage {
 /// Whether a file is not there or has no complete line at all. A journal gets its name when it is complete, so only a
 /// power cut leaves that, and only of a file that was not synced.
 pub(super) fn is_unwritten(path: &Path) -> Result<bool, JournalError> {
-    if !path.exists() {
+    if !exists(path)? {
         return Ok(true);
     }
     let mut lines = Lines::open(path)?;
     let first = lines.next()?;
     Ok(first.is_none_or(|line| !line.is_whole))
+}
+
+/// Whether there is a file. Where that can't be known it is not taken for missing.
+pub(super) fn exists(path: &Path) -> Result<bool, JournalError> {
+    path.try_exists()
+        .map_err(JournalError::io(format!("look for {}", path.display())))
 }
 
 /// Reads the first line alone; nothing where it is not sound and that is to be skipped.

@@ -14,7 +14,7 @@ use crate::keyspace::{Class, Keyspace, Time};
 
 use super::file::{self, Journal, Known, Place};
 use super::format::{Header, Kind, VERSION};
-use super::recovery::{self, Found, Reading};
+use super::recovery::{self, Found, Reading, exists};
 use super::{JournalError, ORPHAN_PATIENCE, Options, Policy, new_name};
 
 /// What a start finds out, step by step.
@@ -194,7 +194,7 @@ impl Loading<'_> {
 
     /// Whether there is a boot journal of this run of the machine that goes with this store.
     fn is_of_this_run(&self, path: &Path, store: &str, run: &str) -> Result<bool, JournalError> {
-        if !exists(path)? || recovery::is_unwritten(path)? {
+        if recovery::is_unwritten(path)? {
             return Ok(false);
         }
         let Some(header) = self.header(path, Class::Boot)? else {
@@ -391,11 +391,6 @@ fn remove_leftover(path: &Path) -> Result<(), JournalError> {
         }),
         _ => Ok(()),
     }
-}
-
-fn exists(path: &Path) -> Result<bool, JournalError> {
-    path.try_exists()
-        .map_err(JournalError::io(format!("look for {}", path.display())))
 }
 
 /// Names the time from one start of the machine to the next; a new name where the kernel doesn't say,

@@ -46,3 +46,8 @@ fn keys_and_patterns() {
 fn sessions() {
     play("session", targets::session);
 }
+
+#[test]
+fn journals() {
+    play("journal", targets::journal);
+}
