@@ -112,12 +112,15 @@ impl Broker {
 
     /// Keeps a request's line if it may have to be carried out again, and returns where.
     pub(super) fn note(&mut self, session: usize, op: &Op<'_>, line: &[u8]) -> Option<usize> {
+        if !self.can_redo {
+            return None;
+        }
         let reads = matches!(op, Op::Get(_) | Op::Stats);
         let writes = matches!(op, Op::Put(_) | Op::Delete(_) | Op::Batch { .. });
         // What was refused for want of a token is not to be judged again: the token may have come since.
         let is_judged = self.sessions[session].authenticated;
         let depends = writes || (reads && !self.carried.items.is_empty());
-        if !self.can_redo || !is_judged || !depends {
+        if !is_judged || !depends {
             return None;
         }
         let start = self.carried.lines.len();

@@ -327,7 +327,9 @@ fn mentions_of_mio(source: &Source) -> Vec<Fault> {
 }
 
 fn impurities(source: &Source) -> Vec<Fault> {
-    if !PURE.contains(&&*source.room) {
+    // The journals' room has files to write, but their lines are made and read without.
+    let is_pure = PURE.contains(&&*source.room) || source.path.ends_with("journal/format.rs");
+    if !is_pure {
         return Vec::new();
     }
     let imported = names_after(&source.code, "std::")
