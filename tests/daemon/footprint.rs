@@ -10,8 +10,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::scaled;
-use crate::support::{Client, Daemon, Process, until};
+use crate::support::{Client, Daemon, Process, scaled, until};
 
 const MEBIBYTE: u64 = 1 << 20;
 

@@ -17,7 +17,7 @@
 //!
 //! A debug build is tens of times slower than the one that is shipped. Tests whose meaning is in their
 //! size run at full size in a release build, or where `NKV_TEST_FULL` is set, and else smaller: see
-//! [`scaled`].
+//! [`support::scaled`].
 
 #![cfg(feature = "daemon")]
 #![allow(
@@ -38,12 +38,3 @@ mod lifetimes;
 mod program;
 mod token;
 mod transport;
-
-/// The full size where there is time for it, else the small one.
-fn scaled(full: usize, small: usize) -> usize {
-    if cfg!(debug_assertions) && std::env::var_os("NKV_TEST_FULL").is_none() {
-        small
-    } else {
-        full
-    }
-}

@@ -19,8 +19,7 @@ use std::sync::mpsc::{self, Sender};
 
 use serde_json::{Value, json};
 
-use crate::scaled;
-use crate::support::{Client, Daemon, PATIENCE, Plan};
+use crate::support::{Client, Daemon, PATIENCE, Plan, scaled};
 
 const WRITERS: u64 = 4;
 const KEYS: u64 = 8;

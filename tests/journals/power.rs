@@ -26,8 +26,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use serde_json::{Value, json};
 
-use crate::scaled;
-use crate::support::{Client, Daemon, Plan, skip, until};
+use crate::support::{Client, Daemon, Plan, scaled, skip, until};
 
 const WRITERS: usize = 4;
 

@@ -29,8 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::scaled;
-use crate::support::{Client, Daemon, Plan, Socket, has_program, skip};
+use crate::support::{Client, Daemon, Plan, Socket, has_program, scaled, skip};
 
 /// What is watched, below a plan's directory. A call is attributed to the first of those that it names.
 const WATCHED: [&str; 9] = [

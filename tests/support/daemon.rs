@@ -45,6 +45,15 @@ pub(crate) fn skip(reason: &str) {
     io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
+/// The full size where there is time for it, else the small one.
+pub(crate) fn scaled(full: usize, small: usize) -> usize {
+    if cfg!(debug_assertions) && std::env::var_os("NKV_TEST_FULL").is_none() {
+        small
+    } else {
+        full
+    }
+}
+
 /// Whether a program can be started.
 pub(crate) fn has_program(name: &str) -> bool {
     let tried = Command::new(name).arg("--version").output();
