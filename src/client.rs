@@ -25,10 +25,13 @@
 //! and the fate of requests under way, and what to do about each only the caller knows. It is told
 //! what it needs: [`Subscription::position`] and the variants of [`Error`].
 
+mod backoff;
 mod connection;
 mod error;
 mod inbox;
+mod link;
 mod list;
+mod mirror;
 mod pipeline;
 mod request;
 mod response;
@@ -55,7 +58,9 @@ use response::Reading;
 
 pub use crate::wire::{ErrorCode, Failure, Lifetime};
 pub use error::Error;
+pub use link::{Announcement, Link, LinkBuilder, PATIENCE};
 pub use list::{Keys, List};
+pub use mirror::{Change, Cut, Follower, Mirror, MirrorBuilder, View};
 pub use pipeline::{Pending, Pipeline};
 pub use request::{Batch, Put};
 pub use response::Written;
@@ -347,6 +352,11 @@ impl Client {
     /// [`Error::Unanswered`].
     pub fn close(&self) {
         self.0.connection.close();
+    }
+
+    /// Whether both are clones of one.
+    fn is_same(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     fn connection(&self) -> &Connection {

@@ -233,6 +233,23 @@ impl Connection {
         self.lock().ended().is_some()
     }
 
+    /// Waits until the connection has ended. With a `silence`, a peer is asked for a sign of life that
+    /// often, and one that gives none has the connection ended.
+    pub(super) fn wait_for_end(&self, silence: Option<Duration>) {
+        loop {
+            match self.wait(self.lock(), deadline(silence), |_| None::<()>) {
+                Err(Error::Timeout) => {}
+                _ => return,
+            }
+            let answered = self
+                .submit(Op::Ping)
+                .and_then(|id| self.answer(id, self.reply_timeout));
+            if answered.is_err() {
+                self.close();
+            }
+        }
+    }
+
     /// Ends the connection for everyone who shares it.
     pub(super) fn close(&self) {
         let mut state = self.lock();

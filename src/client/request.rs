@@ -68,6 +68,14 @@ impl Put {
         &self.0.key
     }
 
+    pub(super) fn rev_wanted(&self) -> Option<u64> {
+        self.0.if_rev
+    }
+
+    pub(super) fn is_if_changed(&self) -> bool {
+        self.0.if_changed
+    }
+
     /// Only if the key's revision is this one; `0`: only if there is no such key.
     pub fn if_rev(mut self, rev: u64) -> Put {
         self.0.if_rev = Some(rev);

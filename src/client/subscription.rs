@@ -192,6 +192,18 @@ impl Subscription {
         }
     }
 
+    /// The connection that it is on.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether there will be no more events.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     fn take(&mut self, deadline: Option<Instant>) -> Result<Option<Event>, Error> {
         if self.is_over {
             return Ok(None);
