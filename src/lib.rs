@@ -10,6 +10,7 @@
 //! - `session`: one connection without its socket (private);
 //! - `journal`: what is written down, so that it outlives the daemon;
 //! - `broker`: every decision, without input or output;
+//! - `systemd`: what a service manager and the daemon tell each other;
 //! - `server`: the event loop, which programs can also run on a thread of their own.
 //!
 //! # Features
@@ -30,6 +31,8 @@ pub mod keyspace;
 pub mod server;
 #[cfg(feature = "server")]
 mod session;
+#[cfg(feature = "server")]
+pub mod systemd;
 #[cfg(feature = "server")]
 pub mod watch;
 pub mod wire;

@@ -27,6 +27,7 @@
 
 mod handle;
 mod listen;
+mod report;
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -44,10 +45,12 @@ use crate::broker::{self, Broker, Share};
 use crate::journal::{self, Journals, Memory, Storage, Wake};
 use crate::keyspace::{Keyspace, Time};
 use crate::session::Peer;
+use crate::systemd::{PassedSocket, Supervisor};
 use crate::wire::Limits;
 
 use handle::Control;
 use listen::{FileTerms, Listener, Stream};
+use report::Report;
 
 pub use handle::{Flags, Handle};
 pub use listen::BindError;
@@ -77,6 +80,10 @@ const LISTENERS: usize = usize::MAX / 2;
 pub struct Options {
     /// Where it listens.
     pub addresses: Vec<Address>,
+    /// Sockets that are open already, on which it listens too. They stay where they are when it stops.
+    pub passed_sockets: Vec<PassedSocket>,
+    /// The service manager that is to hear how the server is. Nothing is said where there is none.
+    pub supervisor: Option<Supervisor>,
     /// The limits that it imposes.
     pub limits: Limits,
     /// A file with the token that TCP peers must know. Without one, TCP is served on loopback
@@ -99,6 +106,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             addresses: Vec::new(),
+            passed_sockets: Vec::new(),
+            supervisor: None,
             limits: Limits::default(),
             token_file: None,
             socket_mode: 0o660,
@@ -133,6 +142,7 @@ pub struct Server {
     accept_pause: Option<Instant>,
     /// Since when there has been no client.
     idle_since: Option<Instant>,
+    report: Report,
     buffer: Box<[u8]>,
     now: Time,
 }
@@ -221,6 +231,7 @@ impl Server {
             due: Vec::new(),
             accept_pause: None,
             idle_since: Some(Instant::now()),
+            report: Report::new(options.supervisor.clone()),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             now,
             options,
@@ -234,8 +245,11 @@ impl Server {
     }
 
     fn listen(&mut self, terms: FileTerms) -> Result<(), BindError> {
+        let has_token = self.options.token_file.is_some();
+        for passed in std::mem::take(&mut self.options.passed_sockets) {
+            self.listeners.push(Listener::adopt(&passed, has_token)?);
+        }
         for address in self.options.addresses.clone() {
-            let has_token = self.options.token_file.is_some();
             self.listeners
                 .extend(Listener::bind(&address, terms, has_token)?);
         }
@@ -270,6 +284,7 @@ impl Server {
     /// The system's, where waiting for events fails. A connection's failure ends that connection.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
+        self.report.ready(self.status(), self.now);
         while !self.is_to_stop() {
             self.turn += 1;
             let timeout = self.timeout();
@@ -283,8 +298,10 @@ impl Server {
             self.deliver();
             self.broker.end_turn();
             self.tend();
+            self.tell_supervisor();
         }
         info!("stopping");
+        self.report.stopping();
         self.flush(&mut events)
     }
 
@@ -359,7 +376,11 @@ impl Server {
         if !self.active.is_empty() || self.broker.has_due() || accepts {
             return Some(Duration::ZERO);
         }
-        let due = [self.broker.next_deadline(), self.storage.next_deadline()];
+        let due = [
+            self.broker.next_deadline(),
+            self.storage.next_deadline(),
+            self.report.next_deadline(),
+        ];
         let due = due
             .into_iter()
             .flatten()
@@ -387,22 +408,30 @@ impl Server {
         if flags.log_statistics.swap(false, Ordering::Relaxed) {
             info!("statistics: {}", self.broker.statistics(self.now));
         }
-        if flags.reload.swap(false, Ordering::Relaxed)
-            && let Some(path) = &self.options.token_file
-        {
-            match read_token(path) {
-                Ok(token) => {
-                    self.broker.set_token(Some(token));
-                    info!("the token is read again from {}", path.display());
-                }
-                Err(error) => warn!("the old token stays: {error}"),
-            }
+        if flags.reload.swap(false, Ordering::Relaxed) {
+            self.report.reloading();
+            self.reload();
+            self.report.ready(self.status(), self.now);
         }
         while let Ok(end) = self.control.connections.try_recv() {
             match Stream::from_pair(end) {
                 Ok((stream, peer)) => self.take_in(stream, peer),
                 Err(error) => warn!("can't take in a connection of this process: {error}"),
             }
+        }
+    }
+
+    /// Reads again what stands in files.
+    fn reload(&mut self) {
+        let Some(path) = &self.options.token_file else {
+            return;
+        };
+        match read_token(path) {
+            Ok(token) => {
+                self.broker.set_token(Some(token));
+                info!("the token is read again from {}", path.display());
+            }
+            Err(error) => warn!("the old token stays: {error}"),
         }
     }
 
@@ -576,6 +605,23 @@ impl Server {
         let storage = &self.storage;
         self.broker
             .set_storage(storage.writable(), storage.figures());
+    }
+
+    /// Tells the service manager that the loop goes on, and how it is, as often as it wants to hear it.
+    fn tell_supervisor(&mut self) {
+        let writable = self.storage.writable();
+        if self.report.is_due(writable, self.now) {
+            self.report.renew(self.status(), writable, self.now);
+        }
+    }
+
+    /// How the server is, for people: one line.
+    fn status(&self) -> String {
+        report::status(
+            self.broker.clients(),
+            self.broker.keyspace(),
+            self.storage.writable(),
+        )
     }
 
     /// Phase 5: writes to each connection that has something to be told, and ends those that are

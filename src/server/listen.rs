@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use log::{info, warn};
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -20,6 +21,7 @@ use nix::sys::socket::{self, sockopt};
 use crate::address::Address;
 use crate::journal::LoadError;
 use crate::session::Peer;
+use crate::systemd::PassedSocket;
 
 /// How many connections may wait to be accepted, on each listening socket.
 const BACKLOG: i32 = 1024;
@@ -34,6 +36,13 @@ pub enum BindError {
         address: Address,
         /// What is in the way.
         reason: &'static str,
+    },
+    /// A descriptor that was passed is no socket that a server can listen on.
+    Unusable {
+        /// The name that it was passed by.
+        name: String,
+        /// Why not.
+        source: io::Error,
     },
     /// TCP on an address that is not loopback, without a token.
     TokenNeeded(SocketAddr),
@@ -133,6 +142,45 @@ impl Listener {
         }
     }
 
+    /// Takes a socket that somebody else listens on already, of whichever type it is.
+    pub(super) fn adopt(passed: &PassedSocket, has_token: bool) -> Result<Listener, BindError> {
+        let unusable = |source: io::Error| BindError::Unusable {
+            name: passed.name().to_owned(),
+            source,
+        };
+        let fd = passed.socket().map_err(unusable)?;
+        let errno = |errno: nix::errno::Errno| unusable(errno.into());
+        let kind = socket::getsockopt(&fd, sockopt::SockType).map_err(errno)?;
+        let listens = socket::getsockopt(&fd, sockopt::AcceptConn).map_err(errno)?;
+        if kind != socket::SockType::Stream || !listens {
+            let reason = "it is no stream socket that is listened on";
+            return Err(unusable(io::Error::other(reason)));
+        }
+        // The addresses tell the family: each type refuses the other's.
+        let unix = std::os::unix::net::UnixListener::from(fd.try_clone().map_err(unusable)?);
+        let (socket, address) = if let Ok(name) = unix.local_addr() {
+            unix.set_nonblocking(true).map_err(unusable)?;
+            let socket = ListenerSocket::Unix(UnixListener::from_std(unix));
+            (socket, Address::Unix(path_of(&name)))
+        } else {
+            let tcp = std::net::TcpListener::from(fd);
+            let address = tcp.local_addr().map_err(unusable)?;
+            if !address.ip().is_loopback() && !has_token {
+                return Err(BindError::TokenNeeded(address));
+            }
+            tcp.set_nonblocking(true).map_err(unusable)?;
+            let socket = ListenerSocket::Tcp(TcpListener::from_std(tcp));
+            (socket, Address::Tcp(address.to_string()))
+        };
+        info!("listening on {address} (passed as {})", passed.name());
+        Ok(Listener {
+            socket,
+            address,
+            file: None,
+            ready: true,
+        })
+    }
+
     /// Accepts a connection.
     pub(super) fn accept(&self) -> io::Result<(Stream, Peer)> {
         match &self.socket {
@@ -157,7 +205,7 @@ impl Listener {
             let is_ours = std::fs::symlink_metadata(path)
                 .is_ok_and(|found| (found.dev(), found.ino()) == (*device, *inode));
             if is_ours && let Err(error) = std::fs::remove_file(path) {
-                log::warn!("can't remove {}: {error}", path.display());
+                warn!("can't remove {}: {error}", path.display());
             }
         }
     }
@@ -186,6 +234,7 @@ impl Listener {
         socket::listen(&fd, backlog).map_err(|errno| failed(errno.into()))?;
         let found = std::fs::symlink_metadata(path).map_err(failed)?;
         let listener = std::os::unix::net::UnixListener::from(fd);
+        info!("listening on {address}");
         Ok(Listener {
             socket: ListenerSocket::Unix(UnixListener::from_std(listener)),
             file: Some((path.to_owned(), found.dev(), found.ino())),
@@ -198,6 +247,7 @@ impl Listener {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = Address::Tcp(listener.local_addr()?.to_string());
+        info!("listening on {address}");
         let socket = ListenerSocket::Tcp(TcpListener::from_std(listener));
         Ok(Listener {
             socket,
@@ -322,6 +372,9 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BindError::InUse { address, reason } => write!(f, "{address} is in use: {reason}"),
+            BindError::Unusable { name, source } => {
+                write!(f, "the socket passed as {name} can't be served: {source}")
+            }
             BindError::TokenNeeded(address) => write!(
                 f,
                 "{address} can be reached from other hosts; without a token file, TCP is served on \
@@ -343,6 +396,7 @@ impl std::error::Error for BindError {
         match self {
             BindError::TokenFile { source, .. }
             | BindError::Io { source, .. }
+            | BindError::Unusable { source, .. }
             | BindError::Loop(source) => Some(source),
             BindError::Storage(source) => Some(&**source),
             _ => None,
@@ -352,6 +406,16 @@ impl std::error::Error for BindError {
 
 /// How long a TCP connection is silent before the kernel asks whether the peer is still there.
 const KEEPALIVE_SECONDS: u32 = 60;
+
+/// The path of a socket's name; one without a path is written as systemd does, with an `@`.
+fn path_of(name: &std::os::unix::net::SocketAddr) -> PathBuf {
+    use std::os::linux::net::SocketAddrExt;
+    match (name.as_pathname(), name.as_abstract_name()) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(name)) => format!("@{}", String::from_utf8_lossy(name)).into(),
+        (None, None) => "@".into(),
+    }
+}
 
 /// Whom the kernel says a Unix socket's other end belongs to.
 fn peer_of(stream: &impl AsFd) -> io::Result<Peer> {

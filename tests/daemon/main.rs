@@ -10,6 +10,7 @@
 //! - [`program`]: options, exit codes, socket files, signals, what is logged,
 //! - [`token`]: who may come in over TCP,
 //! - [`lifetimes`]: entries that end without being deleted,
+//! - [`supervised`]: what a service manager passes, and what it is told,
 //! - [`library`]: the same server on a thread of this process.
 //!
 //! Figures (memory, events, round trips) are printed; `-- --nocapture` shows them. Times are printed
@@ -36,5 +37,6 @@ mod footprint;
 mod library;
 mod lifetimes;
 mod program;
+mod supervised;
 mod token;
 mod transport;

@@ -3,7 +3,7 @@
 //! A terminal or a file gets a time stamp and the level. The system journal keeps the time itself
 //! and reads the level from a prefix like `<6>` (sd-daemon(3)), so it gets that and no more.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 
 use log::Level;
@@ -28,6 +28,13 @@ pub(crate) fn start(filter: &str) {
         builder.format_target(false);
     }
     builder.init();
+}
+
+/// Says why the daemon can't start or go on, as an error for the system journal and as it is for
+/// everybody else. Where nobody can be told, the exit code says it.
+pub(crate) fn complain(message: &str) {
+    let prefix = if is_journal() { "<3>" } else { "nkv-server: " };
+    let _ = writeln!(io::stderr(), "{prefix}{message}");
 }
 
 /// Whether stderr is the stream that the system journal said it reads (systemd.exec(5)).

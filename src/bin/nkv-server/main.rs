@@ -16,8 +16,9 @@ use std::sync::atomic::AtomicBool;
 
 use log::{info, warn};
 use nkv::Address;
-use nkv::server::{BindError, Handle, Server};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use nkv::server::{BindError, Handle, Options, Server};
+use nkv::systemd::{self, Supervisor};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 use arguments::{Arguments, Asked};
 
@@ -33,8 +34,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(message) => {
-            complain(&message);
-            complain("try `nkv-server --help`");
+            logging::complain(&message);
+            logging::complain("try `nkv-server --help`");
             return ExitCode::from(2);
         }
     };
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     match serve(*arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(&failure.message);
+            logging::complain(&failure.message);
             ExitCode::from(failure.code)
         }
     }
@@ -56,13 +57,8 @@ struct Failure {
 
 fn serve(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { mut options, .. } = arguments;
-    if options.addresses.is_empty() {
-        let address = Address::server_default();
-        if let Address::Unix(path) = &address {
-            make_own_under_tmp(path.parent(), 1)?;
-        }
-        options.addresses.push(address);
-    }
+    choose_sockets(&mut options)?;
+    options.supervisor = Supervisor::from_environment();
     let keeping = match &options.journals {
         None => "keeping everything in memory: nothing outlives this process".to_owned(),
         Some(journals) => {
@@ -75,9 +71,17 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
         }
     };
     raise_descriptor_limit(options.limits.clients + OTHER_DESCRIPTORS);
+    if let Some(supervisor) = &options.supervisor {
+        supervisor.status("Reading the journals");
+    }
+    // A limit of the size of files is to be an error of a write, not the end: a handler that nobody
+    // asks for anything is enough.
+    let refused = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    refused.map_err(signals_failed)?;
     let server = Server::bind(options).map_err(|error| Failure {
         code: match error {
             BindError::TokenNeeded(_)
+            | BindError::Unusable { .. }
             | BindError::UnknownGroup(_)
             | BindError::TokenFile { .. } => 2,
             BindError::InUse { .. } => 3,
@@ -86,18 +90,44 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
         },
         message: error.to_string(),
     })?;
-    hear_signals(&server.handle()).map_err(|error| Failure {
-        code: 1,
-        message: format!("can't install signal handlers: {error}"),
-    })?;
-    for address in server.addresses() {
-        info!("listening on {address}");
-    }
+    hear_signals(&server.handle()).map_err(signals_failed)?;
     info!("{keeping}");
     server.run().map_err(|error| Failure {
         code: 1,
         message: format!("the event loop failed: {error}"),
     })
+}
+
+fn signals_failed(error: io::Error) -> Failure {
+    Failure {
+        code: 1,
+        message: format!("can't install signal handlers: {error}"),
+    }
+}
+
+/// Where the user names no address: what the service manager passes, else the default place.
+fn choose_sockets(options: &mut Options) -> Result<(), Failure> {
+    let passed = systemd::passed_sockets().map_err(|error| Failure {
+        code: 2,
+        message: format!("can't take the sockets that the service manager passes: {error}"),
+    })?;
+    if !options.addresses.is_empty() {
+        for socket in passed {
+            warn!(
+                "the socket passed as {} is not served: addresses are given on the command line",
+                socket.name()
+            );
+        }
+    } else if passed.is_empty() {
+        let address = Address::server_default();
+        if let Address::Unix(path) = &address {
+            make_own_under_tmp(path.parent(), 1)?;
+        }
+        options.addresses.push(address);
+    } else {
+        options.passed_sockets = passed;
+    }
+    Ok(())
 }
 
 /// Lets SIGTERM and SIGINT stop the server (a second one at once), SIGHUP reload, SIGUSR1 log the
@@ -148,9 +178,4 @@ fn raise_descriptor_limit(wanted: u64) {
         Ok(_) => {}
         Err(error) => warn!("the limit of descriptors stays as it is: {error}"),
     }
-}
-
-/// Says why it can't start, where that is watched. Where nobody can be told, the exit code says it.
-fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "nkv-server: {message}");
 }
