@@ -263,7 +263,10 @@ fn obstacle() -> Option<&'static str> {
     if !Path::new("/lib/systemd/systemd").exists() || !has_program("systemctl") {
         return Some("there is no systemd");
     }
-    if !["unshare", "nsenter", "setpriv"].into_iter().all(has_program) {
+    if !["unshare", "nsenter", "setpriv"]
+        .into_iter()
+        .all(has_program)
+    {
         return Some("unshare, nsenter and setpriv of util-linux are missing");
     }
     let words = ["--mount", "--pid", "--net", "--cgroup", "--fork"];
