@@ -287,10 +287,16 @@ fn ping(client: &Client, arguments: &Listing) -> Result<(), Failure> {
     })
 }
 
+/// The bash script of clap_complete 4.6 calls a command by two names where the program's own has a
+/// hyphen, and so offers no options behind it (clap-rs/clap#6421): they are made one.
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut command = <arguments::Arguments as clap::CommandFactory>::command();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "nkv-client", &mut script);
+    if shell == clap_complete::Shell::Bash {
+        let text = String::from_utf8_lossy(&script);
+        script = text.replace("nkv__subcmd__client", "nkv__client").into();
+    }
     Ok(io::stdout().write_all(&script)?)
 }
 
