@@ -23,7 +23,7 @@ use crate::support::PATIENCE;
 const LAST: &str = "count.last";
 
 /// A booted machine to which packages can be installed, and the package.
-fn machine() -> Option<(Machine, &'static Path)> {
+pub(crate) fn machine() -> Option<(Machine, &'static Path)> {
     let package = package::built()?;
     let machine = Machine::boot()?;
     // Images for containers forbid what a host does: starting services, keeping documentation.

@@ -3,6 +3,7 @@
 //! `packaging/deb` builds it, as a person would. The modules:
 //!
 //! - [`package`]: the build, what lintian says, which files are where,
+//! - [`operations`]: what the guide for operators says, as it says it,
 //! - [`life`]: installation, upgrade and downgrade with clients attached, removal and purge.
 
 #![cfg(all(feature = "cli", feature = "daemon"))]
@@ -12,8 +13,10 @@
 mod support;
 
 #[path = "../systemd/machine.rs"]
-#[allow(dead_code, reason = "each test takes what it needs")]
 mod machine;
 
+#[path = "../support/document.rs"]
+mod document;
 mod life;
+mod operations;
 mod package;
