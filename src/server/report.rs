@@ -101,8 +101,13 @@ pub(super) fn status(clients: usize, keyspace: &Keyspace, writable: Writable) ->
         (false, false) => "; all writes are refused",
     };
     format!(
-        "{clients} clients, {} keys, revision {}{refused}",
-        keyspace.keys(),
+        "{}, {}, revision {}{refused}",
+        counted(clients as u64, "client"),
+        counted(keyspace.keys(), "key"),
         keyspace.rev()
     )
+}
+
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -10,6 +10,8 @@
 //! - [`program`]: options, exit codes, socket files, signals, what is logged,
 //! - [`token`]: who may come in over TCP,
 //! - [`lifetimes`]: entries that end without being deleted,
+//! - [`logging`]: how the log looks in the system journal, in a file, on a terminal,
+//! - [`supervised`]: what a service manager passes, and what it is told,
 //! - [`library`]: the same server on a thread of this process.
 //!
 //! Figures (memory, events, round trips) are printed; `-- --nocapture` shows them. Times are printed
@@ -35,6 +37,8 @@ mod fairness;
 mod footprint;
 mod library;
 mod lifetimes;
+mod logging;
 mod program;
+mod supervised;
 mod token;
 mod transport;

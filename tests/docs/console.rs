@@ -1,8 +1,6 @@
 //! Commands and what they print.
 //!
-//! A line after `$ ` is given to a shell, with the lines after `> ` that continue it; the lines up to the
-//! next command are what it prints, standard output and error together, `…` standing for any text within
-//! a line. A block with `needs=PROGRAM` in its fence is left out where there is no such program, which is
+//! Each command is given to a shell, and prints standard output and error together. A block with `needs=PROGRAM` in its fence is left out where there is no such program, which is
 //! said. The commands of one document share
 //! a directory, and find on their path the two programs and at `/run/nkv.sock` (written as that, or where
 //! `nkv-client` looks by itself) a daemon that the test has started. Its journals are in `/var/lib/nkv` and
@@ -14,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Block, matches};
+use crate::document::{Block, steps};
 
 /// What documents call the daemon's places, and where these are in the test's directory. The order
 /// counts: the first name begins like the last.
@@ -38,32 +36,8 @@ pub(crate) fn play(path: &str, blocks: &[Block]) -> TempDir {
             println!("{path}: a passage is left out, there is no {program}");
             continue;
         }
-        let mut lines = block.lines.iter().peekable();
-        while let Some((number, line)) = lines.next() {
-            let command = line.strip_prefix("$ ");
-            let command = command.unwrap_or_else(|| panic!("{path}:{number}: no command: {line}"));
-            let mut command = command.to_owned();
-            while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with("> ")) {
-                command.push('\n');
-                command.push_str(&line[2..]);
-            }
-            let mut expected = Vec::new();
-            while let Some((_, line)) = lines.next_if(|(_, line)| !line.starts_with("$ ")) {
-                expected.push(line.as_str());
-            }
-            let printed = run(&command, directory.path(), &socket);
-            let printed: Vec<&str> = printed.lines().collect();
-            let holds = printed.len() == expected.len()
-                && printed
-                    .iter()
-                    .zip(&expected)
-                    .all(|(line, expected)| matches(expected, line));
-            assert!(
-                holds,
-                "{path}:{number}: {command}\nexpected:\n{}\nprinted:\n{}",
-                expected.join("\n"),
-                printed.join("\n")
-            );
+        for step in steps(path, block) {
+            step.check(path, &run(&step.command, directory.path(), &socket));
         }
     }
     drop(daemon);

@@ -25,6 +25,8 @@
 )]
 
 mod console;
+#[path = "../support/document.rs"]
+mod document;
 mod journal;
 mod map;
 mod memory;
@@ -37,13 +39,7 @@ mod transcript;
 
 use std::path::{Path, PathBuf};
 
-/// A fenced block of a document.
-pub(crate) struct Block {
-    /// What stands behind the backticks.
-    pub(crate) info: String,
-    /// Its lines, each with its number in the file.
-    pub(crate) lines: Vec<(usize, String)>,
-}
+use document::{Block, blocks, matches};
 
 /// The text of a document, by its path in the repository.
 fn document(path: &str) -> String {
@@ -55,52 +51,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// Every fenced block of a text.
-fn blocks(text: &str) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for (number, line) in (1..).zip(text.lines()) {
-        match (line.strip_prefix("```"), &mut open) {
-            (Some(info), None) => {
-                open = Some(Block {
-                    info: info.trim().into(),
-                    lines: Vec::new(),
-                })
-            }
-            (Some(_), Some(_)) => blocks.extend(open.take()),
-            (None, Some(block)) => block.lines.push((number, line.into())),
-            (None, None) => {}
-        }
-    }
-    assert!(open.is_none(), "a fence is not closed");
-    blocks
-}
-
 /// The blocks whose fence begins with this word, of which there must be some.
 fn blocks_of(path: &str, language: &str) -> Vec<Block> {
     let mut found = blocks(&document(path));
     found.retain(|block| block.info.split(' ').next() == Some(language));
     assert!(!found.is_empty(), "{path} has no {language} block");
     found
-}
-
-/// Whether a line is what is expected, `…` standing for any text.
-pub(crate) fn matches(expected: &str, line: &str) -> bool {
-    let mut parts = expected.split('…');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = line.strip_prefix(first) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }
 
 const TRANSCRIPTS: [&str; 2] = ["docs/protocol.md", "docs/keyspace.md"];
@@ -160,7 +116,8 @@ fn tables_hold() {
 fn links_lead_somewhere() {
     let mut paths = vec![root().join("README.md"), root().join("CHANGELOG.md")];
     let docs = std::fs::read_dir(root().join("docs")).unwrap();
-    paths.extend(docs.map(|entry| entry.unwrap().path()));
+    let docs = docs.map(|entry| entry.unwrap().path());
+    paths.extend(docs.filter(|path| path.extension().is_some_and(|kind| kind == "md")));
     for path in paths {
         let text = std::fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1) {

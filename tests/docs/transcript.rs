@@ -9,7 +9,7 @@
 //! that come over TCP, `token=TEXT` for what they have to know; `memory` or `socket` where a block makes
 //! sense only there.
 
-use crate::Block;
+use crate::document::Block;
 
 pub(crate) struct Script {
     /// For messages: the document.
@@ -136,7 +136,7 @@ impl Script {
     ) {
         let expected = expected.replace("EPOCH", epoch);
         match received {
-            Some(line) if crate::matches(&expected, line) => {}
+            Some(line) if crate::document::matches(&expected, line) => {}
             Some(line) => self.fail(number, &format!("expected {expected}\nreceived {line}")),
             None => self.fail(number, &format!("expected {expected}\nreceived nothing")),
         }

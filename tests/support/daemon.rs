@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -77,6 +78,9 @@ pub(crate) struct Plan {
     arguments: Vec<String>,
     /// Whether it serves [`Plan::socket`].
     with_socket: bool,
+    environment: Vec<(String, String)>,
+    /// What it gets as a service manager passes sockets: descriptors with their names.
+    passed: Vec<(Arc<OwnedFd>, String)>,
 }
 
 impl Plan {
@@ -87,6 +91,8 @@ impl Plan {
             launcher: Vec::new(),
             arguments: vec!["--in-memory".into()],
             with_socket: true,
+            environment: Vec::new(),
+            passed: Vec::new(),
         }
     }
 
@@ -121,6 +127,19 @@ impl Plan {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub(crate) fn with_variable(mut self, name: &str, value: &str) -> Plan {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Passes a descriptor under a name, as a service manager does: two at the most.
+    pub(crate) fn passing(mut self, descriptor: impl Into<OwnedFd>, name: &str) -> Plan {
+        self.passed
+            .push((Arc::new(descriptor.into()), name.to_owned()));
+        self
+    }
+
     /// Sets the words before the daemon's own: a program that becomes the daemon.
     pub(crate) fn under(mut self, words: &[&str]) -> Plan {
         self.launcher = words.iter().map(|word| (*word).into()).collect();
@@ -146,7 +165,7 @@ impl Plan {
 
     /// Starts the daemon, which may end before it listens: [`Daemon::serves`] tells.
     pub(crate) fn launch(&self) -> Daemon {
-        let mut child = self.command().stdout(Stdio::null()).spawn().unwrap();
+        let mut child = self.command().spawn().unwrap();
         let log = Arc::new(Log::default());
         let stderr = child.stderr.take().unwrap();
         std::thread::spawn({
@@ -177,13 +196,26 @@ impl Plan {
 
     fn command(&self) -> Command {
         let mut words = self.launcher.clone();
+        if !self.passed.is_empty() {
+            // The shell gets them as its standard streams, and becomes the daemon, so that it knows
+            // the daemon's process id.
+            const PASS: &str = r#"LISTEN_PID=$$ exec "$@" 3<&0 4>&1 0</dev/null >/dev/null"#;
+            words.extend(["sh", "-c", PASS, "sh"].map(str::to_owned));
+        }
         words.push(env!("CARGO_BIN_EXE_nkv-server").into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(&self.arguments);
         if self.with_socket {
             command.arg(self.socket());
         }
-        for name in ["NKV_LOG", "NKV_ADDRESS", "JOURNAL_STREAM", "LISTEN_FDS"] {
+        for name in [
+            "NKV_LOG",
+            "NKV_ADDRESS",
+            "JOURNAL_STREAM",
+            "LISTEN_FDS",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+        ] {
             command.env_remove(name);
         }
         // Whatever looks for a place of its own finds it here.
@@ -195,8 +227,25 @@ impl Plan {
         ] {
             command.env(name, self.directory());
         }
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+            .stdin(self.passed_stream(0))
+            .stdout(self.passed_stream(1))
+            .stderr(Stdio::piped());
+        if !self.passed.is_empty() {
+            let names: Vec<&str> = self.passed.iter().map(|(_, name)| name.as_str()).collect();
+            command
+                .env("LISTEN_FDS", names.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+        }
+        command
+    }
+
+    fn passed_stream(&self, number: usize) -> Stdio {
+        match self.passed.get(number) {
+            Some((descriptor, _)) => descriptor.try_clone().unwrap().into(),
+            None => Stdio::null(),
+        }
     }
 }
 

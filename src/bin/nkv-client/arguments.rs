@@ -207,7 +207,7 @@ pub(crate) struct Wait {
 
 #[derive(Args)]
 pub(crate) struct Tree {
-    /// A key, or a pattern with '*'.
+    /// A key, with what lies below it, or a pattern with '*'.
     #[arg(default_value = "*")]
     pub(crate) pattern: String,
     /// The values too.

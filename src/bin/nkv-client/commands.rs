@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nkv::Pattern;
 use nkv::client::{Client, Lifetime, Put, Value};
 
 use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats, Tree, checked};
@@ -174,16 +175,24 @@ fn delete(client: &Client, arguments: &Delete) -> Result<(), Failure> {
 }
 
 fn tree(client: &Client, arguments: &Tree, style: Style) -> Result<(), Failure> {
-    checked(&arguments.pattern)?;
+    let pattern = checked(&arguments.pattern)?;
+    let mut patterns = vec![pattern.as_str().to_owned()];
+    if !pattern.has_star() {
+        // A key stands for the tree below it, as for a subscription. The longest key has none.
+        let below = Pattern::new(&format!("{}.*", pattern.as_str()));
+        patterns.extend(below.map(|below| below.as_str().to_owned()));
+    }
     let mut root = Node::default();
-    if arguments.values {
-        for entry in client.list(&arguments.pattern)? {
-            let entry = entry?;
-            root.insert(entry.key.as_str(), format!(" {}", value_text(&entry.value)));
-        }
-    } else {
-        for key in client.list_keys(&arguments.pattern)? {
-            root.insert(key?.as_str(), String::new());
+    for pattern in &patterns {
+        if arguments.values {
+            for entry in client.list(pattern)? {
+                let entry = entry?;
+                root.insert(entry.key.as_str(), format!(" {}", value_text(&entry.value)));
+            }
+        } else {
+            for key in client.list_keys(pattern)? {
+                root.insert(key?.as_str(), String::new());
+            }
         }
     }
     let mut out = buffered_stdout();

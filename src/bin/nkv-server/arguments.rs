@@ -225,7 +225,8 @@ Usage: nkv-server [OPTIONS] [ADDRESS]...
 
 An ADDRESS is a path (anything with a '/', or unix:PATH) for a Unix socket, or HOST:PORT,
 tcp:HOST:PORT or a bare port number (then on localhost) for TCP. Several may be given. Without one:
-/run/nkv.sock as root, else $XDG_RUNTIME_DIR/nkv.sock, else /tmp/nkv-UID/nkv.sock.
+the sockets that the service manager passes ($LISTEN_FDS), else /run/nkv.sock as root, else
+$XDG_RUNTIME_DIR/nkv.sock, else /tmp/nkv-UID/nkv.sock.
 
 Options:
   --data-dir DIR           directory of the durable journal, made if missing [$STATE_DIRECTORY, else

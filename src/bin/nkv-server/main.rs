@@ -18,7 +18,7 @@ use log::{info, warn};
 use nkv::Address;
 use nkv::server::{BindError, Handle, Options, Server};
 use nkv::systemd::{self, Supervisor};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 use arguments::{Arguments, Asked};
 
@@ -74,6 +74,10 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
     if let Some(supervisor) = &options.supervisor {
         supervisor.status("Reading the journals");
     }
+    // A limit of the size of files is to be an error of a write, not the end: a handler that nobody
+    // asks for anything is enough.
+    let refused = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    refused.map_err(signals_failed)?;
     let server = Server::bind(options).map_err(|error| Failure {
         code: match error {
             BindError::TokenNeeded(_)
@@ -86,15 +90,19 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
         },
         message: error.to_string(),
     })?;
-    hear_signals(&server.handle()).map_err(|error| Failure {
-        code: 1,
-        message: format!("can't install signal handlers: {error}"),
-    })?;
+    hear_signals(&server.handle()).map_err(signals_failed)?;
     info!("{keeping}");
     server.run().map_err(|error| Failure {
         code: 1,
         message: format!("the event loop failed: {error}"),
     })
+}
+
+fn signals_failed(error: io::Error) -> Failure {
+    Failure {
+        code: 1,
+        message: format!("can't install signal handlers: {error}"),
+    }
 }
 
 /// Where the user names no address: what the service manager passes, else the default place.
