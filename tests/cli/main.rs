@@ -9,6 +9,7 @@
 )]
 
 mod daemon;
+mod prometheus;
 mod transcript;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -237,6 +237,9 @@ pub(crate) struct Stats {
     /// The text format that Prometheus reads.
     #[arg(short, long)]
     pub(crate) prometheus: bool,
+    /// Write to a file, which is replaced as a whole, and not to stdout.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Args)]

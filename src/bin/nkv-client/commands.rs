@@ -12,9 +12,11 @@ use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats
 use crate::daemon::{Daemon, Target};
 use crate::failure::{Failure, NOT_MET, USAGE, plain};
 use crate::follow::{Follower, Stopper};
-use crate::output::{Style, buffered_stdout, entry_json, raw_text, table, value_text, write_value};
+use crate::output::{
+    Style, buffered_stdout, entry_json, raw_text, replace_file, table, value_text, write_value,
+};
 use crate::tree::Node;
-use crate::{arguments, subscribe, transfer};
+use crate::{arguments, prometheus, subscribe, transfer};
 
 /// Who runs a command.
 pub(crate) struct Runner {
@@ -202,19 +204,31 @@ fn tree(client: &Client, arguments: &Tree, style: Style) -> Result<(), Failure> 
 
 fn stats(client: &Client, arguments: &Stats) -> Result<(), Failure> {
     let stats = client.stats()?;
-    if arguments.prometheus {
-        return Ok(io::stdout().write_all(prometheus(&stats).as_bytes())?);
+    let text = if arguments.prometheus {
+        prometheus::exposition(&stats)
+    } else if arguments.json {
+        stats_json(stats)
+    } else {
+        stats_table(stats)
+    };
+    match &arguments.output {
+        Some(file) => replace_file(file, text.as_bytes()),
+        None => Ok(io::stdout().write_all(text.as_bytes())?),
     }
-    if arguments.json {
-        let mut object: serde_json::Map<_, _> = stats
-            .counters
-            .into_iter()
-            .map(|(name, count)| (name, count.into()))
-            .collect();
-        object.insert("epoch".to_owned(), stats.epoch.into());
-        object.insert("version".to_owned(), stats.version.into());
-        return print_line(&serde_json::Value::Object(object).to_string());
-    }
+}
+
+fn stats_json(stats: nkv::client::Stats) -> String {
+    let mut object: serde_json::Map<_, _> = stats
+        .counters
+        .into_iter()
+        .map(|(name, count)| (name, count.into()))
+        .collect();
+    object.insert("epoch".to_owned(), stats.epoch.into());
+    object.insert("version".to_owned(), stats.version.into());
+    format!("{}\n", serde_json::Value::Object(object))
+}
+
+fn stats_table(stats: nkv::client::Stats) -> String {
     let mut rows: Vec<Vec<String>> = vec![
         vec!["version".into(), stats.version],
         vec!["epoch".into(), stats.epoch],
@@ -225,43 +239,7 @@ fn stats(client: &Client, arguments: &Stats) -> Result<(), Failure> {
             .into_iter()
             .map(|(name, count)| vec![name, count.to_string()]),
     );
-    Ok(io::stdout().write_all(table(&rows).as_bytes())?)
-}
-
-/// Counters that only grow are told from those that don't by name; one that is not known here is
-/// taken for one that doesn't.
-fn prometheus(stats: &nkv::client::Stats) -> String {
-    const GROWING: [&str; 11] = [
-        "requests",
-        "puts",
-        "gets",
-        "deletes",
-        "events",
-        "coalesced",
-        "errors",
-        "journal_syncs",
-        "journal_rewrites",
-        "journal_failures",
-        "journal_written_bytes",
-    ];
-    let mut text = format!(
-        "# TYPE nkv_info gauge\nnkv_info{{version={:?},epoch={:?}}} 1\n",
-        stats.version, stats.epoch
-    );
-    for (name, count) in &stats.counters {
-        let (name, kind, count) = match name.strip_suffix("_ms") {
-            Some(name) => {
-                let seconds = format!("{}.{:03}", count / 1000, count % 1000);
-                (format!("nkv_{name}_seconds"), "gauge", seconds)
-            }
-            None if GROWING.contains(&name.as_str()) => {
-                (format!("nkv_{name}_total"), "counter", count.to_string())
-            }
-            None => (format!("nkv_{name}"), "gauge", count.to_string()),
-        };
-        text.push_str(&format!("# TYPE {name} {kind}\n{name} {count}\n"));
-    }
-    text
+    table(&rows)
 }
 
 fn clients(client: &Client, arguments: &Listing) -> Result<(), Failure> {
@@ -309,10 +287,16 @@ fn ping(client: &Client, arguments: &Listing) -> Result<(), Failure> {
     })
 }
 
+/// The bash script of clap_complete 4.6 calls a command by two names where the program's own has a
+/// hyphen, and so offers no options behind it (clap-rs/clap#6421): they are made one.
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut command = <arguments::Arguments as clap::CommandFactory>::command();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "nkv-client", &mut script);
+    if shell == clap_complete::Shell::Bash {
+        let text = String::from_utf8_lossy(&script);
+        script = text.replace("nkv__subcmd__client", "nkv__client").into();
+    }
     Ok(io::stdout().write_all(&script)?)
 }
 

@@ -14,6 +14,7 @@ mod failure;
 mod follow;
 mod interrupt;
 mod output;
+mod prometheus;
 mod shell;
 mod subscribe;
 mod transfer;

@@ -3,12 +3,17 @@
 //! `key value` lines can be taken apart by a program: a key has no space, and what follows is JSON, or
 //! something that is no JSON: `base64:…` for raw bytes, `(deleted)`.
 
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::Path;
 
 use base64::Engine;
 use nkv::client::{Entry, Event, Lifetime, Value};
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+use crate::failure::{Failure, NOT_MET, plain};
 
 /// Whether to colour what is written.
 #[derive(Clone, Copy)]
@@ -141,6 +146,32 @@ pub(crate) fn event_json(event: &Event) -> String {
         base64: value.and_then(Value::bytes).map(encoded),
         rev: Some(event.rev()),
         ..Record::default()
+    })
+}
+
+/// Writes a file in one go: whoever opens it finds the old one or the new one, whole. It is written
+/// beside its place first, under a name that nobody takes for one of its kind. It is not synced: after
+/// a power cut it may be missing.
+pub(crate) fn replace_file(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let cannot_write = |error: io::Error| {
+        let message = format!("cannot write {}: {}", file.display(), plain(&error));
+        Failure::new(NOT_MET, message)
+    };
+    let Some(name) = file.file_name() else {
+        return Err(cannot_write(io::ErrorKind::IsADirectory.into()));
+    };
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".{}.new", std::process::id()));
+    let beside = file.with_file_name(beside);
+    // What is left of a process that had this id. Where it can't be removed, making it fails.
+    drop(fs::remove_file(&beside));
+    let written = File::create_new(&beside)
+        .and_then(|mut new| new.write_all(bytes))
+        .and_then(|()| fs::rename(&beside, file));
+    written.map_err(|error| {
+        drop(fs::remove_file(&beside));
+        cannot_write(error)
     })
 }
 
