@@ -11,6 +11,7 @@
 mod support;
 
 mod calls;
+mod crowd;
 mod failure;
 mod life;
 mod machine;
