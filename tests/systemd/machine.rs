@@ -9,6 +9,8 @@
 //! would remain after a test that was itself killed are empty control groups, and [`Machine::boot`]
 //! removes these.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
