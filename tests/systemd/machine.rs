@@ -116,6 +116,10 @@ impl Machine {
         fs::write(path, text).unwrap();
     }
 
+    pub(crate) fn read(&self, inside: &str) -> String {
+        fs::read_to_string(self.path(inside)).unwrap()
+    }
+
     /// A command that will run inside.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
