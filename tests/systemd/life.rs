@@ -54,7 +54,7 @@ fn it_is_ready_when_the_journals_are_read() {
 
     let mut start = machine
         .command(&["systemctl", "start", SERVICE])
-        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     machine.wait_for(SERVICE, "StatusText", "Reading the journals");

@@ -32,7 +32,8 @@ pub(crate) struct Machine {
     /// The machine's init, as it is numbered outside.
     init: u32,
     group: String,
-    directory: TempDir,
+    /// Where it is mounted, for itself alone.
+    _directory: TempDir,
 }
 
 impl Machine {
@@ -64,7 +65,7 @@ impl Machine {
             keeper,
             init: line.trim().parse().unwrap_or(0),
             group,
-            directory,
+            _directory: directory,
         };
         assert_ne!(machine.init, 0, "the machine does not boot");
         // Until systemd listens there is nobody to wait for.
@@ -248,7 +249,6 @@ impl Drop for Machine {
             eprintln!("the end of the journal: {tail:#?}");
         }
         self.end();
-        let _ = self.directory;
     }
 }
 
