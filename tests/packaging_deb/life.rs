@@ -61,6 +61,17 @@ fn installation_is_all_there_is_to_do() {
     let socket = machine.run("stat -c %A:%U:%G /run/nkv.sock");
     assert_eq!(socket, "srw-rw----:root:nkv\n");
 
+    // With the manual pages there, nothing at all is to be said of the units.
+    let words =
+        "systemd-analyze verify nkv.socket nkv.service nkv-metrics.service nkv-metrics.timer";
+    let words: Vec<&str> = words.split(' ').collect();
+    let output = machine.output(&words);
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        output.stdout.is_empty() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+
     // A member of the group starts it; as README.Debian says one becomes a member.
     for user in ["member", "outsider"] {
         machine.run(&format!("useradd {user}"));

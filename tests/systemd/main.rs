@@ -5,6 +5,7 @@
 //! systemd, and a kernel that lets it make namespaces; where these are missing the tests are skipped.
 //! The modules are the promises:
 //!
+//! - [`by_hand`]: installing it without a package,
 //! - [`life`]: started by who asks, ready when it is, several sockets, the journal, a reload,
 //! - [`failure`]: what becomes of a daemon that is stuck, dies, or can't start,
 //! - [`crowd`]: restarts and crashes as many clients see them,
@@ -22,8 +23,11 @@
 #[path = "../support/daemon.rs"]
 mod support;
 
+mod by_hand;
 mod calls;
 mod crowd;
+#[path = "../support/document.rs"]
+mod document;
 mod failure;
 mod life;
 mod machine;
