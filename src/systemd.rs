@@ -8,18 +8,22 @@
 //! takes the service for stuck (sd_watchdog_enabled(3)). systemd is the manager that these are from;
 //! others speak the same.
 //!
-//! A manager that can't be told is no reason to stop: it goes to the log at the level `debug`.
+//! A manager that can't be told is no reason to stop: it goes to the log at the level `debug`. Nor is one
+//! that does not listen a reason to wait, but with what it has to hear.
 //!
 //! Left out: keeping connections with the manager over a restart (`FDSTORE=1`). Clients resume
 //! by themselves, after a crash as well, and what they had been sent last nobody knows.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::debug;
-use sd_notify::NotifyState;
+use nix::time::{ClockId, clock_gettime};
 
 /// A socket that the service manager has opened.
 #[derive(Clone, Debug)]
@@ -97,37 +101,65 @@ impl Supervisor {
         self.watchdog.map(|patience| patience / 2)
     }
 
-    /// Says what the service is doing, for people: one line.
+    /// Says what the service is doing, for people: one line. A manager that does not listen at this
+    /// moment is not waited for, and does not hear it.
     pub fn status(&self, status: &str) {
-        self.tell(&[NotifyState::Status(status)]);
+        tell(&format!("STATUS={status}"), Patience::None);
     }
 
     /// Says that the service has started, or has read its configuration again.
     pub fn ready(&self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        tell(&format!("READY=1\nSTATUS={status}"), Patience::Some);
     }
 
-    /// Says that the service is not stuck.
+    /// Says that the service is not stuck, as [`Supervisor::status`] does.
     pub fn alive(&self) {
-        self.tell(&[NotifyState::Watchdog]);
+        tell("WATCHDOG=1", Patience::None);
     }
 
     /// Says that the configuration is being read again; [`Supervisor::ready`] is next.
     pub fn reloading(&self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+        let now =
+            clock_gettime(ClockId::CLOCK_MONOTONIC).map(|now| Duration::from(now).as_micros());
+        match now {
+            Ok(now) => tell(
+                &format!("RELOADING=1\nMONOTONIC_USEC={now}"),
+                Patience::Some,
+            ),
             Err(error) => debug!("the service manager is not told of the reload: {error}"),
         }
     }
 
     /// Says that the service is about to end.
     pub fn stopping(&self) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status("Stopping")]);
+        tell("STOPPING=1\nSTATUS=Stopping", Patience::Some);
     }
+}
 
-    fn tell(&self, what: &[NotifyState<'_>]) {
-        if let Err(error) = sd_notify::notify(what) {
-            debug!("the service manager can't be told {what:?}: {error}");
-        }
+/// Whether the manager is waited for where it does not listen at this moment.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// It has to hear this.
+    Some,
+    /// It will hear more.
+    None,
+}
+
+fn tell(lines: &str, patience: Patience) {
+    if let Err(error) = send(lines, patience) {
+        debug!("the service manager can't be told {lines:?}: {error}");
     }
+}
+
+/// One datagram to the socket that `NOTIFY_SOCKET` names: a path, or an abstract name after an `@`.
+fn send(lines: &str, patience: Patience) -> io::Result<()> {
+    let name = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(matches!(patience, Patience::None))?;
+    socket.send_to_addr(lines.as_bytes(), &address)?;
+    Ok(())
 }

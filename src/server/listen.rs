@@ -23,8 +23,10 @@ use crate::journal::LoadError;
 use crate::session::Peer;
 use crate::systemd::PassedSocket;
 
-/// How many connections may wait to be accepted, on each listening socket.
-const BACKLOG: i32 = 1024;
+/// How many connections may wait to be accepted, on each listening socket: as many as the system
+/// allows (`net.core.somaxconn`). A number of our own would be refused where the C library says
+/// that the system allows fewer, as musl does.
+const BACKLOG: socket::Backlog = socket::Backlog::MAXALLOWABLE;
 
 /// Why a server can't listen.
 #[derive(Debug)]
@@ -230,8 +232,7 @@ impl Listener {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(terms.mode))
             .and_then(|()| std::os::unix::fs::chown(path, None, terms.group))
             .map_err(failed)?;
-        let backlog = socket::Backlog::new(BACKLOG).map_err(|errno| failed(errno.into()))?;
-        socket::listen(&fd, backlog).map_err(|errno| failed(errno.into()))?;
+        socket::listen(&fd, BACKLOG).map_err(|errno| failed(errno.into()))?;
         let found = std::fs::symlink_metadata(path).map_err(failed)?;
         let listener = std::os::unix::net::UnixListener::from(fd);
         info!("listening on {address}");

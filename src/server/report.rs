@@ -1,23 +1,25 @@
 //! What the service manager is told while the loop runs: that it goes on, and how it is.
 //!
-//! A sign of life is part of a turn, so a loop that is stuck gives none. The status comes with it,
-//! and at once when storage begins or ceases to fail. A manager that does not watch is told the status
-//! now and then, in turns that there are anyway: nothing wakes up for it.
+//! A sign of life is part of a turn, so a loop that is stuck gives none. The status comes with it, at
+//! once when storage begins or ceases to fail, and now and then in turns that there are anyway: nothing
+//! wakes up for it.
 
 use crate::journal::Writable;
 use crate::keyspace::{Keyspace, Time};
 use crate::systemd::Supervisor;
 
-/// How old a status may be that nothing has to be woken up for, in milliseconds.
-const STATUS_AGE_MAX_MS: u64 = 10_000;
+/// How old a status becomes while there are turns, in milliseconds.
+const STATUS_AGE_MAX_MS: u64 = 5_000;
 
 #[derive(Debug)]
 pub(super) struct Report {
     supervisor: Option<Supervisor>,
     /// How often a sign of life is due, in milliseconds.
     interval_ms: Option<u64>,
-    /// When something was said last.
-    told: Time,
+    /// When the last sign of life was given.
+    alive_at: Time,
+    /// When the status was looked at last.
+    status_at: Time,
     /// What was said of storage last.
     writable: Writable,
     status: String,
@@ -35,7 +37,8 @@ impl Report {
                     .max(1)
             }),
             supervisor,
-            told: Time(0),
+            alive_at: Time(0),
+            status_at: Time(0),
             writable: Writable::default(),
             status: String::new(),
         }
@@ -44,30 +47,35 @@ impl Report {
     /// When the loop has to wake up for a sign of life.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.interval_ms
-            .map(|interval| Time(self.told.0.saturating_add(interval)))
+            .map(|interval| Time(self.alive_at.0.saturating_add(interval)))
     }
 
     /// Whether the manager is to be told something.
     pub(super) fn is_due(&self, writable: Writable, now: Time) -> bool {
-        let interval = self.interval_ms.unwrap_or(STATUS_AGE_MAX_MS);
-        self.supervisor.is_some()
-            && (writable != self.writable || now.0.saturating_sub(self.told.0) >= interval)
+        let is_old = now.0.saturating_sub(self.status_at.0) >= STATUS_AGE_MAX_MS;
+        self.supervisor.is_some() && (is_old || writable != self.writable || self.is_sign_due(now))
     }
 
-    /// Gives a sign of life, and the status if it is another one.
+    fn is_sign_due(&self, now: Time) -> bool {
+        self.next_deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Gives a sign of life if that is due, and the status if it is another one.
     pub(super) fn renew(&mut self, status: String, writable: Writable, now: Time) {
+        let is_sign_due = self.is_sign_due(now);
         let Some(supervisor) = &self.supervisor else {
             return;
         };
-        if self.interval_ms.is_some() {
+        if is_sign_due {
             supervisor.alive();
+            self.alive_at = now;
         }
         if status != self.status {
             supervisor.status(&status);
             self.status = status;
         }
         self.writable = writable;
-        self.told = now;
+        self.status_at = now;
     }
 
     /// Says that the server serves, for the first time or with what it has read again.
@@ -75,7 +83,7 @@ impl Report {
         if let Some(supervisor) = &self.supervisor {
             supervisor.ready(&status);
             self.status = status;
-            self.told = now;
+            self.status_at = now;
         }
     }
 

@@ -2,7 +2,8 @@
 //! the daemon says of itself. How a real one takes it is told by the tests of the booted system.
 
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use crate::support::{Client, PATIENCE, Plan};
@@ -244,8 +245,36 @@ fn a_manager_that_is_gone_hinders_nobody() {
         .with_variable("WATCHDOG_USEC", "40000");
     let daemon = plan.start();
     daemon.connect().ping();
-    daemon.wait_for_log("the service manager can't be told [Watchdog]");
+    daemon.wait_for_log(r#"the service manager can't be told "WATCHDOG=1""#);
     daemon.stop();
+}
+
+#[test]
+fn a_manager_that_does_not_listen_hinders_nobody() {
+    let plan = Plan::new().with(&["--log", "debug"]);
+    let manager = Manager::new(&plan);
+    let daemon = plan
+        .with_variable("NOTIFY_SOCKET", manager.variable())
+        .with_variable("WATCHDOG_USEC", "2000")
+        .start();
+    // Its queue is full some time, and then the daemon has something better to do than to wait.
+    daemon.wait_for_log(r#"can't be told "WATCHDOG=1": Resource temporarily unavailable"#);
+    daemon.connect().ping();
+}
+
+#[test]
+fn a_manager_may_have_an_abstract_name() {
+    let plan = Plan::new();
+    let name = format!("nkv-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _daemon = plan
+        .with_variable("NOTIFY_SOCKET", &format!("@{name}"))
+        .launch();
+    let mut buffer = [0; 100];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"STATUS=Reading the journals");
 }
 
 #[test]

@@ -178,23 +178,21 @@ fn delete(client: &Client, arguments: &Delete) -> Result<(), Failure> {
 
 fn tree(client: &Client, arguments: &Tree, style: Style) -> Result<(), Failure> {
     let pattern = checked(&arguments.pattern)?;
-    let mut patterns = vec![pattern.as_str().to_owned()];
-    if !pattern.has_star() {
-        // A key stands for the tree below it, as for a subscription. The longest key has none.
-        let below = Pattern::new(&format!("{}.*", pattern.as_str()));
-        patterns.extend(below.map(|below| below.as_str().to_owned()));
-    }
+    // A key stands for the tree from it on, as for a subscription.
+    let subtree = (!pattern.has_star())
+        .then(|| Pattern::new(&format!("{}.*", pattern.as_str())).ok())
+        .flatten();
+    // The longest key has nothing below it.
+    let pattern = subtree.as_ref().unwrap_or(&pattern);
     let mut root = Node::default();
-    for pattern in &patterns {
-        if arguments.values {
-            for entry in client.list(pattern)? {
-                let entry = entry?;
-                root.insert(entry.key.as_str(), format!(" {}", value_text(&entry.value)));
-            }
-        } else {
-            for key in client.list_keys(pattern)? {
-                root.insert(key?.as_str(), String::new());
-            }
+    if arguments.values {
+        for entry in client.list(pattern.as_str())? {
+            let entry = entry?;
+            root.insert(entry.key.as_str(), format!(" {}", value_text(&entry.value)));
+        }
+    } else {
+        for key in client.list_keys(pattern.as_str())? {
+            root.insert(key?.as_str(), String::new());
         }
     }
     let mut out = buffered_stdout();

@@ -3,8 +3,9 @@
 //! A terminal or a file gets a time stamp and the level. The system journal keeps the time itself
 //! and reads the level from a prefix like `<6>` (sd-daemon(3)), so it gets that and no more.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
 
 use log::Level;
 
@@ -25,9 +26,34 @@ pub(crate) fn start(filter: &str) {
             writeln!(line, "<{priority}>{}", record.args())
         });
     } else {
-        builder.format_target(false);
+        let has_colours = has_colours();
+        builder.format(move |line, record| {
+            let level = record.level();
+            let (on, off) = if has_colours { colour(level) } else { ("", "") };
+            let time = humantime::format_rfc3339_seconds(SystemTime::now());
+            writeln!(line, "[{time} {on}{level:<5}{off}] {}", record.args())
+        });
     }
     builder.init();
+}
+
+/// Whether somebody looks at it who sees colours and has not said <https://no-color.org>.
+fn has_colours() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+    io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
+/// The escape sequences before and after the name of a level (ECMA-48, "select graphic rendition").
+fn colour(level: Level) -> (&'static str, &'static str) {
+    let on = match level {
+        Level::Error => "\x1b[1;31m",
+        Level::Warn => "\x1b[33m",
+        Level::Info => "\x1b[32m",
+        Level::Debug => "\x1b[34m",
+        Level::Trace => "\x1b[36m",
+    };
+    (on, "\x1b[0m")
 }
 
 /// Says why the daemon can't start or go on, as an error for the system journal and as it is for
