@@ -28,6 +28,7 @@
 mod backoff;
 mod connection;
 mod error;
+mod events;
 mod inbox;
 mod link;
 mod list;
@@ -58,6 +59,7 @@ use response::Reading;
 
 pub use crate::wire::{ErrorCode, Failure, Lifetime};
 pub use error::Error;
+pub use events::{Contact, Events, EventsBuilder, EventsEnder};
 pub use link::{Announcement, Link, LinkBuilder, PATIENCE};
 pub use list::{Keys, List};
 pub use mirror::{Change, Cut, Follower, Mirror, MirrorBuilder, View};

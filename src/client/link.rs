@@ -333,15 +333,14 @@ impl Link {
         Instant::now() + self.0.options.patience
     }
 
-    /// A connection, waited for until then.
-    pub(super) fn client_before(&self, deadline: Instant) -> Result<Client, Error> {
-        self.0.client(deadline, &|| false)
-    }
-
-    /// A connection, waited for until `is_stopped` says so.
-    pub(super) fn client_until(&self, is_stopped: &dyn Fn() -> bool) -> Result<Client, Error> {
-        // For ever, as a deadline.
-        self.0.client(Instant::now() + FOR_EVER, is_stopped)
+    /// A connection, waited for until then (else for ever), or until `is_stopped` says so.
+    pub(super) fn client_until(
+        &self,
+        deadline: Option<Instant>,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<Client, Error> {
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + FOR_EVER);
+        self.0.client(deadline, is_stopped)
     }
 
     /// Lets those who wait look at whether they are stopped.

@@ -327,13 +327,8 @@ impl<T> Follower<T> {
 
     /// Goes on from where the copy stands.
     fn connect(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
-        let client = match deadline {
-            Some(deadline) => self.link.client_before(deadline)?,
-            None => {
-                let shared = &self.shared;
-                self.link.client_until(&|| shared.is_stopped())?
-            }
-        };
+        let shared = &self.shared;
+        let client = self.link.client_until(deadline, &|| shared.is_stopped())?;
         let since = self.shared.read().position().cloned();
         let gatherer = Gatherer::new(since.as_ref());
         let mut wanted = client.subscribe_with(self.pattern.as_str()).cuts();
