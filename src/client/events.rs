@@ -49,8 +49,13 @@ type OnContact = Box<dyn FnMut(Contact<'_>) + Send>;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Contact<'e> {
-    /// It was lost, for this reason. Another one will be made.
-    Lost(&'e Error),
+    /// It was lost. Another one will be made.
+    Lost {
+        /// Why it was lost.
+        error: &'e Error,
+        /// Where the daemon is.
+        address: &'e Address,
+    },
     /// There is another one, and the events go on.
     Again,
 }
@@ -69,7 +74,7 @@ pub enum Contact<'e> {
 ///
 /// let link = Link::new("/run/nkv.sock")?;
 /// let events = link.events("net.*")?.on_contact(|contact| match contact {
-///     Contact::Lost(error) => eprintln!("{error}; reconnecting"),
+///     Contact::Lost { error, .. } => eprintln!("{error}; reconnecting"),
 ///     _ => eprintln!("connected again"),
 /// });
 /// for event in events.start()? {
@@ -316,7 +321,10 @@ impl Events {
             self.told_before.revs.extend(told.revs);
             subscription.epoch().clone_into(&mut self.told_before.epoch);
         }
-        (self.wanted.on_contact)(Contact::Lost(error));
+        (self.wanted.on_contact)(Contact::Lost {
+            error,
+            address: self.wanted.link.address(),
+        });
     }
 
     /// Tries until it succeeds; `false` where the deadline has passed or it was ended.

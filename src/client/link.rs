@@ -299,7 +299,19 @@ impl Link {
         key: impl AsRef<str>,
         value: &T,
     ) -> Result<Announcement, Error> {
-        let put = session_put(key.as_ref(), Value::of(value)?)?;
+        self.announce_value(key, Value::of(value)?)
+    }
+
+    /// As [`Link::announce`], with a value that is one already: JSON text or raw bytes.
+    ///
+    /// # Errors
+    /// As [`Link::put`].
+    pub fn announce_value(
+        &self,
+        key: impl AsRef<str>,
+        value: Value,
+    ) -> Result<Announcement, Error> {
+        let put = session_put(key.as_ref(), value)?;
         let key = put.key().to_owned();
         // A connection that is made from here on announces it by itself.
         self.client()?;

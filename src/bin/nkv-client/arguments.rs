@@ -19,6 +19,7 @@ Examples:
   nkv-client subscribe 'net.*.up'         prints changes until it is interrupted
   nkv-client subscribe net --exec 'logger \"$NKV_KEY changed\"'
   nkv-client wait db.ready true --timeout 30s
+  nkv-client announce present.web true -- ./web-server   there as long as the command runs
   nkv-client put leader '\"me\"' --if-rev 0 --ttl 30s
   nkv-client export > backup.jsonl        and back: nkv-client import backup.jsonl
   nkv-client localhost:4222               a shell on the daemon at that address
@@ -26,6 +27,9 @@ Examples:
 
 Exit codes: 0 done, 1 no such key or condition not met, 2 usage, 3 cannot connect or connection lost,
 4 refused by the server, 124 --timeout ran out.";
+
+/// The shortest interval of `top`.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 const SHELL_HELP: &str = "\
 Words are taken apart as by a POSIX shell, so JSON stands in quotes: put a '{\"x\": 1}'
@@ -78,6 +82,12 @@ pub(crate) enum Command {
     Subscribe(Subscribe),
     /// Wait until a key exists, has a value, or is gone
     Wait(Wait),
+    /// Keep a session entry there until interrupted, or as long as a command runs
+    ///
+    /// The entry comes back when the daemon was away. VALUE is taken as JSON if it is JSON, else as
+    /// a string. With a COMMAND the exit code is the command's; SIGTERM and SIGHUP are passed on to
+    /// it. In the shell the entry stays as long as the shell.
+    Announce(Announce),
     /// Draw the keyspace as a tree
     Tree(Tree),
     /// Carry out operations, JSON lines from a file or stdin, all or nothing
@@ -91,8 +101,23 @@ pub(crate) enum Command {
     Export(Export),
     /// Put the entries that export wrote, from a file or stdin
     Import(FromFile),
+    /// Write what a subscriber sees, with times, as JSON lines, until interrupted
+    ///
+    /// For bug reports: replay does it again. It begins and ends with the daemon's counters. Keys
+    /// are always recorded, values unless --no-values is given.
+    Record(Record),
+    /// Do again what was recorded: the same changes in the same order, with the same pauses
+    ///
+    /// Entries become durable, whatever they were. It is meant for a daemon of its own: where there
+    /// are keys already it asks for --yes.
+    Replay(Replay),
     /// Show the daemon's counters
     Stats(Stats),
+    /// Show what the daemon is doing: rates, connections, how far they are behind, hottest keys
+    ///
+    /// On a terminal until 'q' is typed; elsewhere as plain text, once an interval. What it causes
+    /// itself is left out of the rates.
+    Top(Top),
     /// Show who is connected
     Clients(Listing),
     /// Ask the daemon for a sign of life
@@ -187,6 +212,12 @@ pub(crate) struct Subscribe {
     /// What changes while it runs is coalesced: it runs once for each key, with the newest value.
     #[arg(short, long, value_name = "COMMAND", conflicts_with = "json")]
     pub(crate) exec: Option<String>,
+    /// Run the command once for all that has changed, and not for each key.
+    ///
+    /// Its stdin has one JSON object a key, as --json prints them, its environment only NKV_REV.
+    /// A batch is never split. The current entries are the first burst, even where there are none.
+    #[arg(short, long, requires = "exec")]
+    pub(crate) burst: bool,
 }
 
 #[derive(Args)]
@@ -203,6 +234,68 @@ pub(crate) struct Wait {
     /// Give up after this time, with exit code 124 (30s, 500ms, 2m).
     #[arg(short, long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Args)]
+pub(crate) struct Announce {
+    /// A key.
+    pub(crate) key: String,
+    /// The value; '-' reads it from stdin.
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) value: String,
+    /// Take the value as a string even if it is JSON.
+    #[arg(short, long)]
+    pub(crate) string: bool,
+    /// What to run meanwhile.
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(crate) struct Record {
+    /// A key, with what lies below it, or a pattern with '*'.
+    #[arg(default_value = "*")]
+    pub(crate) pattern: String,
+    /// Only the size and kind of values.
+    #[arg(long)]
+    pub(crate) no_values: bool,
+    /// Write to a file and not to stdout.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// End after this time (30s, 500ms, 2m).
+    #[arg(short, long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+#[derive(Args)]
+pub(crate) struct Replay {
+    /// What record wrote; '-' is stdin.
+    pub(crate) file: PathBuf,
+    /// How much faster than it was (0.5, 10), or 'max' for without pauses.
+    #[arg(short, long, value_name = "FACTOR", default_value = "1", value_parser = speed)]
+    pub(crate) speed: f64,
+    /// Even where there are keys already.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Top {
+    /// How long to count before showing (1s, 500ms).
+    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// End after so many intervals.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Which keys to count changes of: a key, with what lies below it, or a pattern with '*'.
+    ///
+    /// The changes are counted by subscribing, so the daemon sends each to this program, values
+    /// included. Several changes of a key that come faster than they are read count as one.
+    #[arg(short, long, value_name = "KEY|PATTERN", default_value = "*")]
+    pub(crate) keys: String,
+    /// Subscribe to nothing, and show no keys.
+    #[arg(long, conflicts_with = "keys")]
+    pub(crate) no_keys: bool,
 }
 
 #[derive(Args)]
@@ -360,6 +453,25 @@ fn duration(text: &str) -> Result<Duration, String> {
     duration
         .map(Duration::from_millis)
         .ok_or_else(|| "not a duration such as 30s, 500ms, 2m".into())
+}
+
+/// A duration in which something can be counted.
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        interval if interval < INTERVAL_MIN => Err("the shortest is 100ms".into()),
+        interval => Ok(interval),
+    }
+}
+
+/// A factor; infinite for `max`.
+fn speed(text: &str) -> Result<f64, String> {
+    let factor = match text {
+        "max" => Some(f64::INFINITY),
+        _ => text.parse().ok().filter(|factor: &f64| factor.is_finite()),
+    };
+    factor
+        .filter(|factor| *factor > 0.0)
+        .ok_or_else(|| "not a factor such as 0.5 or 10, or 'max'".into())
 }
 
 /// A pattern, or a failure that says what is wrong with which text.

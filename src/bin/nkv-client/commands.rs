@@ -2,21 +2,23 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use nkv::Pattern;
-use nkv::client::{Client, Lifetime, Put, Value};
+use nkv::client::{Announcement, Client, Lifetime, Put, Value};
 
 use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats, Tree, checked};
-use crate::daemon::{Daemon, Target};
+use crate::daemon::Daemon;
 use crate::failure::{Failure, NOT_MET, USAGE, plain};
-use crate::follow::{Follower, Stopper};
+use crate::follow::Follower;
+use crate::interrupt::{Interrupts, Stopper};
 use crate::output::{
     Style, buffered_stdout, entry_json, raw_text, replace_file, table, value_text, write_value,
 };
 use crate::tree::Node;
-use crate::{arguments, prometheus, subscribe, transfer};
+use crate::{announce, arguments, prometheus, record, replay, subscribe, top, transfer};
 
 /// Who runs a command.
 pub(crate) struct Runner {
@@ -28,6 +30,8 @@ pub(crate) struct Runner {
     pub(crate) stays: bool,
     /// Whether a person sees what is printed as it is typed.
     pub(crate) is_interactive: bool,
+    /// What a shell has announced.
+    pub(crate) announced: Vec<Announcement>,
 }
 
 impl Runner {
@@ -38,14 +42,10 @@ impl Runner {
             Command::Put(arguments) => self.put(&arguments),
             Command::Delete(arguments) => delete(&self.daemon.client()?, &arguments),
             Command::Subscribe(arguments) => {
-                checked(&arguments.pattern)?;
-                let target = &self.daemon.target;
-                let mut follower = Follower::start(
-                    target,
-                    subscribe::wanted(&arguments),
-                    Arc::clone(&self.stopper),
-                    subscribe::notice,
-                )?;
+                let link = self.daemon.target.link();
+                let wanted = subscribe::wanted(&link, &arguments)?;
+                let notice = Arc::new(subscribe::notice);
+                let mut follower = Follower::start(wanted, &self.stopper, notice)?;
                 subscribe::run(&mut follower, &arguments, self.style, &mut print_line)
             }
             Command::Wait(arguments) => {
@@ -70,6 +70,22 @@ impl Runner {
                 let imported = transfer::import(&self.daemon.client()?, &arguments.file)?;
                 print_line(&format!("{imported} imported"))
             }
+            Command::Announce(arguments) => self.announce(&arguments),
+            Command::Record(arguments) => {
+                let interrupts = self.interrupts()?;
+                let target = &self.daemon.target;
+                let recorded = record::run(target, &arguments, &self.stopper);
+                drop(interrupts);
+                recorded
+            }
+            Command::Replay(arguments) => {
+                self.needs_file(&arguments.file)?;
+                let (changes, time) = replay::run(&self.daemon.client()?, &arguments)?;
+                print_line(&format!("{changes} replayed in {} ms", time.as_millis()))
+            }
+            Command::Top(arguments) => {
+                top::run(&self.daemon.target, &arguments, self.style, &self.stopper)
+            }
             Command::Stats(arguments) => stats(&self.daemon.client()?, &arguments),
             Command::Clients(arguments) => clients(&self.daemon.client()?, &arguments),
             Command::Ping(arguments) => ping(&self.daemon.client()?, &arguments),
@@ -82,7 +98,12 @@ impl Runner {
             let message = "stdin is where the commands come from; --file reads a value";
             return Err(Failure::new(USAGE, message));
         }
-        let value = put_value(arguments)?;
+        let value = put_value(&Given {
+            file: arguments.file.as_deref(),
+            text: arguments.value.as_deref(),
+            is_string: arguments.string,
+            is_bytes: arguments.bytes,
+        })?;
         let mut put = Put::new(&arguments.key, value)
             .map_err(|error| Failure::from(error).during(&arguments.key))?;
         if let Some(lifetime) = arguments.lifetime {
@@ -97,8 +118,10 @@ impl Runner {
         if arguments.if_changed {
             put = put.if_changed();
         }
-        let client = self.daemon.client()?;
-        let written = client.put_with(put.clone())?;
+        if arguments.lifetime == Some(Lifetime::Session) && !self.stays {
+            return announce::hold(&self.daemon.target, put, arguments.if_rev.is_some());
+        }
+        let written = self.daemon.client()?.put_with(put)?;
         if self.is_interactive {
             let what = if written.is_unchanged {
                 "unchanged, revision"
@@ -107,15 +130,45 @@ impl Runner {
             };
             print_line(&self.style.faint(&format!("{what} {}", written.rev)))?;
         }
-        if arguments.lifetime == Some(Lifetime::Session) && !self.stays {
-            let rev = arguments.if_rev.map(|_| written.rev);
-            return hold(&self.daemon.target, client, &put, rev);
-        }
         Ok(())
     }
 
-    fn needs_file(&self, file: &std::path::Path) -> Result<(), Failure> {
-        if self.stays && file == std::path::Path::new("-") {
+    fn announce(&mut self, arguments: &arguments::Announce) -> Result<(), Failure> {
+        if self.stays && arguments.value == "-" {
+            let message = "stdin is where the commands come from";
+            return Err(Failure::new(USAGE, message));
+        }
+        let value = put_value(&Given {
+            file: None,
+            text: Some(&arguments.value),
+            is_string: arguments.string,
+            is_bytes: false,
+        })?;
+        let announcing = announce::Announcing::start(&self.daemon.target, &arguments.key, value)?;
+        if !arguments.command.is_empty() {
+            announcing.during(&arguments.command)
+        } else if self.stays {
+            self.announced.push(announcing.announcement);
+            Ok(())
+        } else {
+            announcing.until_stopped(&self.stopper)
+        }
+    }
+
+    /// Lets signals end what a command follows, where the shell doesn't do it already.
+    fn interrupts(&self) -> Result<Option<Interrupts>, Failure> {
+        if self.is_interactive {
+            return Ok(None);
+        }
+        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+        let interrupts = Interrupts::take(&signals)
+            .map_err(|error| Failure::new(NOT_MET, format!("signals: {}", plain(&error))))?;
+        interrupts.end(&self.stopper, None);
+        Ok(Some(interrupts))
+    }
+
+    fn needs_file(&self, file: &Path) -> Result<(), Failure> {
+        if self.stays && file == Path::new("-") {
             let message = "stdin is where the commands come from; name a file to read";
             return Err(Failure::new(USAGE, message));
         }
@@ -216,6 +269,13 @@ fn stats(client: &Client, arguments: &Stats) -> Result<(), Failure> {
 }
 
 fn stats_json(stats: nkv::client::Stats) -> String {
+    format!("{}\n", serde_json::Value::Object(stats_object(stats)))
+}
+
+/// The daemon's counters as one JSON object.
+pub(crate) fn stats_object(
+    stats: nkv::client::Stats,
+) -> serde_json::Map<String, serde_json::Value> {
     let mut object: serde_json::Map<_, _> = stats
         .counters
         .into_iter()
@@ -223,7 +283,7 @@ fn stats_json(stats: nkv::client::Stats) -> String {
         .collect();
     object.insert("epoch".to_owned(), stats.epoch.into());
     object.insert("version".to_owned(), stats.version.into());
-    format!("{}\n", serde_json::Value::Object(object))
+    object
 }
 
 fn stats_table(stats: nkv::client::Stats) -> String {
@@ -298,9 +358,16 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     Ok(io::stdout().write_all(&script)?)
 }
 
-/// The value that the arguments of `put` describe.
-fn put_value(arguments: &PutArguments) -> Result<Value, Failure> {
-    let bytes = match (&arguments.file, arguments.value.as_deref()) {
+/// Where a value comes from, and what it is taken as.
+struct Given<'a> {
+    file: Option<&'a Path>,
+    text: Option<&'a str>,
+    is_string: bool,
+    is_bytes: bool,
+}
+
+fn put_value(given: &Given<'_>) -> Result<Value, Failure> {
+    let bytes = match (given.file, given.text) {
         (Some(path), _) => fs::read(path).map_err(|error| {
             let message = format!("cannot read {}: {}", path.display(), plain(&error));
             Failure::new(USAGE, message)
@@ -314,56 +381,17 @@ fn put_value(arguments: &PutArguments) -> Result<Value, Failure> {
         }
         (None, text) => text.unwrap_or_default().as_bytes().to_vec(),
     };
-    if arguments.bytes {
+    if given.is_bytes {
         return Ok(Value::from_bytes(bytes));
     }
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::new(USAGE, "the value is not UTF-8; --bytes puts it as it is"))?;
-    if !arguments.string
+    if !given.is_string
         && let Ok(value) = Value::from_json_text(&text)
     {
         return Ok(value);
     }
     Ok(Value::of(&text)?)
-}
-
-/// Keeps a connection for the sake of the entry that lives as long as it does. When the daemon has
-/// been away the entry is put again: it waits for its owner for a while. What was put on a condition
-/// is put again only if nobody else has changed it.
-fn hold(
-    target: &Target,
-    mut client: Client,
-    put: &Put,
-    mut rev: Option<u64>,
-) -> Result<(), Failure> {
-    loop {
-        // Nothing is done with what comes; this is how the end of the connection is noticed.
-        let lost = match client
-            .subscribe_with(put.key())
-            .exact()
-            .changes_only()
-            .start()
-        {
-            Ok(subscription) => subscription.filter_map(Result::err).next(),
-            Err(error) => Some(error),
-        };
-        match lost {
-            Some(error) if error.is_disconnect() => {
-                let reason = Failure::from(error).message;
-                subscribe::notice(&format!("{reason}; reconnecting to {}", target.address));
-            }
-            Some(error) => return Err(error.into()),
-            None => return Ok(()),
-        }
-        client = target.connect_again()?;
-        let again = match rev {
-            Some(rev) => put.clone().if_rev(rev),
-            None => put.clone(),
-        };
-        let written = client.put_with(again)?;
-        rev = rev.map(|_| written.rev);
-        subscribe::notice("connected again");
-    }
 }
 
 fn no_such_key(key: &str) -> Failure {

@@ -4,15 +4,10 @@
 use std::time::Duration;
 
 use nkv::Address;
-use nkv::client::{Builder, Client, Error, ErrorCode};
+use nkv::client::{Builder, Client, Error, Link};
 
 use crate::arguments::Arguments;
 use crate::failure::{Failure, USAGE, plain};
-
-/// The pause before the first attempt to reconnect. It doubles with each attempt.
-pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// The longest pause between two attempts.
-pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How to reach the daemon.
 #[derive(Clone)]
@@ -49,16 +44,18 @@ impl Target {
         self.builder.connect(&self.address)
     }
 
-    /// Connects after the connection was lost, for as long as it takes, with growing pauses.
-    pub(crate) fn connect_again(&self) -> Result<Client, Error> {
-        let mut pause = PAUSE_MIN;
-        loop {
-            std::thread::sleep(pause);
-            match self.connect() {
-                Err(error) if is_passing(&error) => pause = (pause * 2).min(PAUSE_MAX),
-                connected => return connected,
-            }
-        }
+    /// A daemon that is reached again whenever the connection was lost. The first attempt to reach it is
+    /// the only one: a mistyped address should be told.
+    pub(crate) fn link(&self) -> Link {
+        self.link_within(Duration::ZERO)
+    }
+
+    /// The same, waiting so long for a connection whenever there is none.
+    pub(crate) fn link_within(&self, patience: Duration) -> Link {
+        Link::builder()
+            .connection(self.builder.clone())
+            .patience(patience)
+            .link(self.address.clone())
     }
 }
 
@@ -89,11 +86,4 @@ impl Daemon {
     pub(crate) fn forget(&mut self) {
         self.client = None;
     }
-}
-
-/// Whether another attempt to connect may succeed.
-pub(crate) fn is_passing(error: &Error) -> bool {
-    error.is_disconnect()
-        || matches!(error, Error::Timeout)
-        || error.code() == Some(ErrorCode::Limit)
 }

@@ -50,7 +50,13 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        let code = match &error {
+        Failure::from(&error)
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Failure {
+        let code = match error {
             Error::Server(failure) => match failure.code {
                 ErrorCode::NotFound | ErrorCode::Conflict => NOT_MET,
                 ErrorCode::BadKey => USAGE,
@@ -59,7 +65,7 @@ impl From<Error> for Failure {
             Error::Key(_) | Error::Value(_) | Error::Address(_) => USAGE,
             _ => UNREACHABLE,
         };
-        let advice = match &error {
+        let advice = match error {
             Error::Connect { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                     " (is nkv-server running? -a or NKV_ADDRESS name another address)"

@@ -1,22 +1,28 @@
 //! nkv-client: the keyspace on the command line.
 //!
-//! `arguments` declares what may be said, `commands` does it, `shell` does it line by line. What
-//! outlives a connection is in `follow`, what ends the program in `failure`. Everything that the
-//! program knows about the daemon goes through the library's blocking client.
+//! `arguments` declares what may be said, `commands` does it, `shell` does it line by line. What a
+//! command follows is in `follow`, what ends that in `interrupt`, and what ends the program in `failure`.
+//! Everything that the program knows about the daemon goes through the library's blocking client, and
+//! what outlives a connection through its links.
 
 #![allow(clippy::print_stderr, reason = "a program speaks to its user")]
 
+mod announce;
 mod arguments;
 mod commands;
 mod completion;
 mod daemon;
+mod exec;
 mod failure;
 mod follow;
 mod interrupt;
 mod output;
 mod prometheus;
+mod record;
+mod replay;
 mod shell;
 mod subscribe;
+mod top;
 mod transfer;
 mod tree;
 
@@ -52,6 +58,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         stopper: Arc::default(),
         stays: false,
         is_interactive: false,
+        announced: Vec::new(),
     };
     match arguments.command {
         Some(command) => {

@@ -50,6 +50,10 @@ impl Style {
         }
     }
 
+    pub(crate) fn is_coloured(self) -> bool {
+        self.is_coloured
+    }
+
     pub(crate) fn key(self, text: &str) -> String {
         self.wrapped("36", text)
     }
@@ -211,13 +215,15 @@ fn exported(entry: &Entry) -> Record<'_> {
     }
 }
 
-fn json_part(value: &Value) -> Option<&RawValue> {
+/// The JSON of a value that is JSON.
+pub(crate) fn json_part(value: &Value) -> Option<&RawValue> {
     value
         .as_json_text()
         .map(|json| serde_json::from_str(json).expect("a value's text is JSON"))
 }
 
-fn encoded(bytes: &[u8]) -> String {
+/// Bytes as base64.
+pub(crate) fn encoded(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 

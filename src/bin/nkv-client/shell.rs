@@ -27,8 +27,8 @@ use crate::arguments::{ShellCommand, ShellLine, Subscribe, checked, shell_words}
 use crate::commands::{Runner, print_line};
 use crate::completion::Completer;
 use crate::failure::{Failure, NOT_MET, UNREACHABLE, USAGE, plain};
-use crate::follow::{Follower, Stopper};
-use crate::interrupt::Interrupts;
+use crate::follow::{Follower, Notice};
+use crate::interrupt::{Interrupts, Stopper};
 use crate::subscribe;
 
 /// How many lines the history keeps.
@@ -86,7 +86,8 @@ fn on_terminal(mut runner: Runner) -> Result<(), Failure> {
         .build();
     let mut editor: Editor<Completer, FileHistory> =
         Editor::with_config(config).map_err(cannot_edit)?;
-    let interrupts = Interrupts::take().map_err(|error| cannot_edit(error.into()))?;
+    let interrupts = Interrupts::take(&[signal_hook::consts::SIGINT])
+        .map_err(|error| cannot_edit(error.into()))?;
     let history = history_path();
     if let Some(path) = &history {
         // There is none the first time.
@@ -226,21 +227,17 @@ impl Shell {
         }
         let is_interactive = self.runner.is_interactive;
         let printer = Arc::clone(&self.printer);
-        let notice = move |text: &str| {
+        let notice: Notice = Arc::new(move |text: &str| {
             if is_interactive {
                 drop(print_with(&printer, text));
             } else {
                 subscribe::notice(text);
             }
-        };
-        let target = &self.runner.daemon.target;
+        });
         let stopper: Arc<Stopper> = Arc::default();
-        let mut follower = Follower::start(
-            target,
-            subscribe::wanted(&arguments),
-            Arc::clone(&stopper),
-            notice,
-        )?;
+        let link = self.runner.daemon.target.link();
+        let wanted = subscribe::wanted(&link, &arguments)?;
+        let mut follower = Follower::start(wanted, &stopper, notice)?;
         let printer = Arc::clone(&self.printer);
         let style = self.runner.style;
         let thread = std::thread::spawn(move || {

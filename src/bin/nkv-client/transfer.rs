@@ -147,11 +147,7 @@ fn add<'c>(batch: Batch<'c>, line: Line) -> Result<Batch<'c>, Failure> {
 fn put(line: Line) -> Result<Put, Failure> {
     let value = match (line.value, line.base64) {
         (Some(json), None) => Value::from_json_text(json.get())?,
-        (None, Some(text)) => {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(text);
-            let bytes = bytes.map_err(|error| Failure::new(USAGE, format!("`base64`: {error}")))?;
-            Value::from_bytes(bytes)
-        }
+        (None, Some(text)) => decoded(&text)?,
         _ => return Err(Failure::new(USAGE, "either `value` or `base64` is needed")),
     };
     let mut put = Put::new(line.key, value)?;
@@ -169,6 +165,14 @@ fn put(line: Line) -> Result<Put, Failure> {
     } else {
         put
     })
+}
+
+/// A value of raw bytes from its base64.
+pub(crate) fn decoded(text: &str) -> Result<Value, Failure> {
+    base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .map(Value::from_bytes)
+        .map_err(|error| Failure::new(USAGE, format!("`base64`: {error}")))
 }
 
 fn settle(oldest: Option<(usize, Pending<'_, Written>)>) -> Result<u64, Failure> {
@@ -195,12 +199,12 @@ fn read(number: usize, text: &str) -> Result<Line, Failure> {
     })
 }
 
-fn at(number: usize) -> String {
+pub(crate) fn at(number: usize) -> String {
     format!("line {number}")
 }
 
 /// A file, with its size where it is known, or stdin.
-fn open(file: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
+pub(crate) fn open(file: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
     if file == Path::new("-") {
         return Ok((Box::new(io::stdin().lock()), None));
     }
@@ -249,6 +253,8 @@ fn progress(is_in_the_way: bool, bytes: Option<u64>) -> ProgressBar {
 }
 
 /// `null` is a value, not an absence.
-fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Box<RawValue>>, D::Error> {
+pub(crate) fn present<'de, D: serde::Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(d).map(Some)
 }

@@ -1,0 +1,175 @@
+//! Entries that are there as long as this program is: `announce`, and `put --lifetime session`.
+//!
+//! Both put the entry again when the connection was lost. What is put on a condition (`--if-rev`) is
+//! somebody's claim, such as being the leader: it is put again only if nobody else has changed it
+//! meanwhile, and else the program ends. Announced entries have no condition.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use nkv::client::{Announcement, Error, Event, Link, Put, Value};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use crate::daemon::Target;
+use crate::failure::{Failure, NOT_MET, USAGE, plain};
+use crate::follow::Follower;
+use crate::interrupt::Stopper;
+use crate::subscribe::notice;
+
+/// How long a claim waits for its daemon: a year.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a shell says of a command that it can't find, or can't run.
+const NOT_FOUND: u8 = 127;
+const NOT_RUN: u8 = 126;
+
+/// An entry that is kept there.
+pub(crate) struct Announcing {
+    pub(crate) announcement: Announcement,
+    link: Link,
+}
+
+impl Announcing {
+    pub(crate) fn start(target: &Target, key: &str, value: Value) -> Result<Announcing, Failure> {
+        let link = target.link();
+        let announcement = link.announce_value(key, value).map_err(|error| {
+            let is_key = matches!(error, Error::Key(_));
+            let failure = Failure::from(error);
+            if is_key { failure.during(key) } else { failure }
+        })?;
+        Ok(Announcing { announcement, link })
+    }
+
+    /// Keeps it until it is stopped, and tells what becomes of it.
+    pub(crate) fn until_stopped(self, stopper: &Stopper) -> Result<(), Failure> {
+        let key = self.announcement.key();
+        let wanted = self.link.events(key)?.exact().changes_only();
+        let mut follower = Follower::start(wanted, stopper, Arc::new(notice))?;
+        while let Some(event) = follower.next(None)? {
+            if let Event::Delete { .. } = event {
+                notice(&format!(
+                    "{key} was deleted; it comes back with the next connection"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps it as long as a command runs, whose exit code becomes this program's.
+    pub(crate) fn during(self, command: &[OsString]) -> Result<(), Failure> {
+        let signals = Signals::take()
+            .map_err(|error| Failure::new(NOT_MET, format!("signals: {}", plain(&error))))?;
+        let (name, arguments) = command
+            .split_first()
+            .ok_or_else(|| Failure::new(USAGE, "no command"))?;
+        let cannot_run = |error: io::Error| {
+            let code = match error.kind() {
+                io::ErrorKind::NotFound => NOT_FOUND,
+                _ => NOT_RUN,
+            };
+            let name = name.display();
+            Failure::new(code, format!("cannot run {name}: {}", plain(&error)))
+        };
+        let mut child = Command::new(name)
+            .args(arguments)
+            .spawn()
+            .map_err(cannot_run)?;
+        signals.pass_on(&child);
+        // What becomes of the connection is told, but it is no reason to end the command.
+        std::thread::spawn(move || {
+            if let Err(failure) = self.until_stopped(&Stopper::default()) {
+                notice(&failure.message);
+            }
+        });
+        // The entry goes with the connection, when the program ends.
+        let status = child.wait().map_err(cannot_run)?;
+        match exit_code(status) {
+            0 => Ok(()),
+            code => Err(Failure::new(code, "")),
+        }
+    }
+}
+
+/// Puts an entry of lifetime `session` and holds on to it.
+pub(crate) fn hold(target: &Target, put: Put, is_claim: bool) -> Result<(), Failure> {
+    let key = put.key().to_owned();
+    let mut client = target.connect()?;
+    let written = client.put_with(put.clone())?;
+    let link = target.link_within(FOR_EVER);
+    let mut rev = is_claim.then_some(written.rev);
+    loop {
+        // Nothing is done with what comes; this is how the end of the connection is noticed.
+        let subscribe = client.subscribe_with(&key).exact().changes_only();
+        let lost = subscribe
+            .start()
+            .map(|subscription| subscription.filter_map(Result::err).next());
+        match lost {
+            Ok(Some(error)) | Err(error) if error.is_disconnect() => {
+                let reason = Failure::from(error).message;
+                notice(&format!("{reason}; reconnecting to {}", target.address));
+            }
+            Ok(Some(error)) | Err(error) => return Err(error.into()),
+            Ok(None) => return Ok(()),
+        }
+        client = link.client()?;
+        let again = match rev {
+            Some(rev) => put.clone().if_rev(rev),
+            None => put.clone(),
+        };
+        let written = client.put_with(again)?;
+        rev = rev.map(|_| written.rev);
+        notice("connected again");
+    }
+}
+
+/// Signals that are for the command. What a terminal sends, it sends to the command as well; others
+/// are passed on.
+struct Signals(Vec<(i32, UnixStream)>);
+
+impl Signals {
+    fn take() -> io::Result<Signals> {
+        for signal in [SIGINT, SIGQUIT] {
+            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+        }
+        let mut taken = Vec::new();
+        for signal in [SIGTERM, SIGHUP] {
+            let (receiver, sender) = UnixStream::pair()?;
+            signal_hook::low_level::pipe::register(signal, sender)?;
+            taken.push((signal, receiver));
+        }
+        Ok(Signals(taken))
+    }
+
+    fn pass_on(self, child: &Child) {
+        let id = child.id();
+        for (signal, mut receiver) in self.0 {
+            std::thread::spawn(move || {
+                while io::Read::read_exact(&mut receiver, &mut [0]).is_ok() {
+                    let id = i32::try_from(id)
+                        .ok()
+                        .and_then(rustix::process::Pid::from_raw);
+                    let signal = rustix::process::Signal::from_named_raw(signal);
+                    if let (Some(id), Some(signal)) = (id, signal) {
+                        // It may have ended just now.
+                        let _ = rustix::process::kill_process(id, signal);
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// As a shell counts: 128 and the signal's number where a signal ended it.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status
+        .code()
+        .or_else(|| Some(128 + status.signal()?))
+        .unwrap_or(1);
+    u8::try_from(code).unwrap_or(NOT_MET)
+}
