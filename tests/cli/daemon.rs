@@ -36,7 +36,7 @@ impl Daemon {
         }
     }
 
-    /// Ends it and starts another one at the same address.
+    /// Kills it, if it runs, and starts another one at the same address.
     pub(crate) fn restart(&mut self) {
         self.stop();
         let (child, address) = spawn(&[&self.address]);
@@ -52,7 +52,8 @@ impl Daemon {
         self.directory.path()
     }
 
-    fn stop(&mut self) {
+    /// Kills it.
+    pub(crate) fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -8,8 +8,14 @@
     reason = "a test that meets a surprise should panic"
 )]
 
+mod announce;
+mod burst;
 mod daemon;
 mod prometheus;
+mod record;
+#[path = "../support/daemon.rs"]
+mod support;
+mod top;
 mod transcript;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,8 +1,8 @@
 //! Entries that are there as long as this program is: `announce`, and `put --lifetime session`.
 //!
-//! Both put the entry again when the connection was lost. What is put on a condition (`--if-rev`) is
-//! somebody's claim, such as being the leader: it is put again only if nobody else has changed it
-//! meanwhile, and else the program ends. Announced entries have no condition.
+//! Both put the entry again when the connection was lost, which is the library's work. It has no part
+//! in what is put on a condition (`--if-rev`). That is somebody's claim, such as being the leader: it
+//! is put again only if nobody else has changed it meanwhile, and else the program ends.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use nkv::client::{Announcement, Error, Event, Link, Put, Value};
+use nkv::client::{Announcement, Client, Error, Event, Link, Put, Value};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::daemon::Target;
@@ -96,35 +96,44 @@ impl Announcing {
     }
 }
 
-/// Puts an entry of lifetime `session` and holds on to it.
+/// Puts an entry of lifetime `session` with options, and holds on to it.
 pub(crate) fn hold(target: &Target, put: Put, is_claim: bool) -> Result<(), Failure> {
-    let key = put.key().to_owned();
     let mut client = target.connect()?;
     let written = client.put_with(put.clone())?;
     let link = target.link_within(FOR_EVER);
     let mut rev = is_claim.then_some(written.rev);
     loop {
-        // Nothing is done with what comes; this is how the end of the connection is noticed.
-        let subscribe = client.subscribe_with(&key).exact().changes_only();
-        let lost = subscribe
-            .start()
-            .map(|subscription| subscription.filter_map(Result::err).next());
-        match lost {
-            Ok(Some(error)) | Err(error) if error.is_disconnect() => {
-                let reason = Failure::from(error).message;
-                notice(&format!("{reason}; reconnecting to {}", target.address));
-            }
-            Ok(Some(error)) | Err(error) => return Err(error.into()),
-            Ok(None) => return Ok(()),
+        let Some(error) = end_of(&client, put.key()) else {
+            return Ok(());
+        };
+        if !error.is_disconnect() {
+            return Err(error.into());
         }
+        let reason = Failure::from(error).message;
+        notice(&format!("{reason}; reconnecting to {}", target.address));
         client = link.client()?;
         let again = match rev {
             Some(rev) => put.clone().if_rev(rev),
             None => put.clone(),
         };
-        let written = client.put_with(again)?;
-        rev = rev.map(|_| written.rev);
-        notice("connected again");
+        match client.put_with(again) {
+            Ok(written) => {
+                rev = rev.map(|_| written.rev);
+                notice("connected again");
+            }
+            // What was put went with the connection.
+            Err(error) if error.is_disconnect() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits for the end of a connection. Nothing is done with what comes, it is how the end is noticed.
+fn end_of(client: &Client, key: &str) -> Option<Error> {
+    let subscription = client.subscribe_with(key).exact().changes_only().start();
+    match subscription {
+        Ok(subscription) => subscription.filter_map(Result::err).next(),
+        Err(error) => Some(error),
     }
 }
 

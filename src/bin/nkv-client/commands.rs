@@ -104,6 +104,14 @@ impl Runner {
             is_string: arguments.string,
             is_bytes: arguments.bytes,
         })?;
+        let is_session = arguments.lifetime == Some(Lifetime::Session);
+        let is_plain =
+            arguments.ttl.is_none() && arguments.if_rev.is_none() && !arguments.if_changed;
+        if is_session && is_plain && !self.stays {
+            let target = &self.daemon.target;
+            return announce::Announcing::start(target, &arguments.key, value)?
+                .until_stopped(&self.stopper);
+        }
         let mut put = Put::new(&arguments.key, value)
             .map_err(|error| Failure::from(error).during(&arguments.key))?;
         if let Some(lifetime) = arguments.lifetime {
@@ -118,7 +126,7 @@ impl Runner {
         if arguments.if_changed {
             put = put.if_changed();
         }
-        if arguments.lifetime == Some(Lifetime::Session) && !self.stays {
+        if is_session && !self.stays {
             return announce::hold(&self.daemon.target, put, arguments.if_rev.is_some());
         }
         let written = self.daemon.client()?.put_with(put)?;

@@ -258,6 +258,27 @@ impl Frame {
     }
 }
 
+#[cfg(test)]
+impl Frame {
+    /// One with something of everything.
+    pub(super) fn example() -> Frame {
+        let mut stats = Stats::default();
+        stats.counters.insert("clients".into(), 1);
+        Frame {
+            server: "nkv/9.9.9".into(),
+            stats,
+            rates: Some(HashMap::from([("requests".into(), 12.0)])),
+            connections: vec![Connection {
+                name: "thermostat".into(),
+                process: "4711".into(),
+                subscriptions: 2,
+                lag: 77,
+            }],
+            keys: vec![("hot.key".into(), 3.0)],
+        }
+    }
+}
+
 /// The time between two readings, by the daemon's clock; none where it has been started again.
 fn seconds(before: &Stats, now: &Stats) -> Option<f64> {
     let uptime = |stats: &Stats| stats.counter("uptime_ms").unwrap_or(0);

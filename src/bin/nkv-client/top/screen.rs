@@ -398,6 +398,65 @@ mod tests {
         check(12_345_678_901.0, "12.3G");
     }
 
+    fn picture(frame: Option<Frame>) -> Picture {
+        Picture {
+            place: "/run/nkv.sock".into(),
+            interval: Duration::from_secs(1),
+            is_coloured: true,
+            with_keys: true,
+            frame,
+            lost: None,
+            requests: VecDeque::from([8, 4, 2]),
+            events: VecDeque::from([1]),
+        }
+    }
+
+    fn drawn(picture: &Picture, width: u16, height: u16) -> String {
+        let backend = ratatui::backend::TestBackend::new(width, height);
+        let mut terminal = ratatui::Terminal::new(backend).unwrap();
+        terminal.draw(|canvas| picture.draw(canvas)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn every_window_shows_what_fits() {
+        let picture = picture(Some(Frame::example()));
+        for width in [1, 3, 20, 50, 80, 100, 300] {
+            for height in [1, 2, 4, 5, 8, 17, 18, 24, 100] {
+                drawn(&picture, width, height);
+            }
+        }
+        let check = |width, height, shown: &[&str], hidden: &[&str]| {
+            let text = drawn(&picture, width, height);
+            for word in shown {
+                assert!(text.contains(word), "{word} in {width}x{height}:\n{text}");
+            }
+            for word in hidden {
+                assert!(!text.contains(word), "{word} in {width}x{height}:\n{text}");
+            }
+        };
+        let always = ["nkv/9.9.9 at /run/nkv.sock", "requests 12/s", "q quits"];
+        check(100, 24, &always, &[]);
+        let tables = ["NAME", "thermostat", "77", "hot.key", "CHANGES/S"];
+        check(100, 24, &tables, &[]);
+        check(60, 24, &tables, &[]);
+        check(60, 6, &always, &["thermostat"]);
+        check(100, 24, &["requests/s, at most 8"], &[]);
+        check(100, 12, &tables, &["at most"]);
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_below_what_was_seen_last() {
+        let mut picture = picture(Some(Frame::example()));
+        picture.take(Update::Lost("it has gone".into())).unwrap();
+        let text = drawn(&picture, 80, 24);
+        assert!(
+            text.contains("it has gone") && text.contains("thermostat"),
+            "{text}"
+        );
+        assert!(!text.contains("q quits"), "{text}");
+    }
+
     #[test]
     fn times_are_short() {
         let check = |ms: u64, expected: &str| {
