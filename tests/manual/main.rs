@@ -202,6 +202,7 @@ fn variables_are_told() {
         help::of_server(),
         source("src/bin/nkv-client/arguments.rs"),
         source("src/bin/nkv-client/subscribe.rs"),
+        source("src/bin/nkv-client/exec.rs"),
         source("src/bin/nkv-client/output.rs"),
         source("src/address.rs"),
     ];

@@ -187,14 +187,15 @@ fn usage(head: &[String]) -> String {
             "Ic" | "Ar" => {}
             "Op" => is_optional = true,
             "Ns" => is_joined = true,
+            "..." => usage.push_str(word),
             word => {
                 if !is_joined {
                     usage.push(' ');
                 }
-                if is_optional && !is_joined {
+                if is_optional && !is_joined && !usage.contains('[') {
                     usage.push('[');
                 }
-                usage.push_str(word);
+                usage.push_str(&typed(word));
                 is_joined = false;
             }
         }
@@ -235,6 +236,7 @@ fn pages_are_read() {
     check("Ic stats", "stats");
     check("Ic put Ar KEY Op Ar VALUE", "put KEY [VALUE]");
     check("Ic get Ar KEY Ns | Ns Ar PATTERN", "get KEY|PATTERN");
+    check("Ic run Ar A Op \\-\\- Ar B ...", "run A [-- B...]");
     check("Ic end Op Ar KEY Ns | Ns Ar PATTERN", "end [KEY|PATTERN]");
     let found = listed(&words("It Fl k , Fl Fl keys Ar N"));
     assert_eq!(found.names, BTreeSet::from(["-k".into(), "--keys".into()]));

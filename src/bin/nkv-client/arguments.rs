@@ -291,7 +291,7 @@ pub(crate) struct Top {
     ///
     /// The changes are counted by subscribing, so the daemon sends each to this program, values
     /// included. Several changes of a key that come faster than they are read count as one.
-    #[arg(short, long, value_name = "KEY|PATTERN", default_value = "*")]
+    #[arg(short, long, value_name = "PATTERN", default_value = "*")]
     pub(crate) keys: String,
     /// Subscribe to nothing, and show no keys.
     #[arg(long, conflicts_with = "keys")]

@@ -88,6 +88,8 @@ fn takes_key(before: &str) -> bool {
         "wait",
         "tree",
         "export",
+        "announce",
+        "record",
     ];
     takes.contains(&command.as_str()) && !has_key
 }
