@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use nkv::client::{Announcement, Client, Error, Event, Link, Put, Value};
+use nkv::Key;
+use nkv::client::{Announcement, Client, Error, Event, Put, Value};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::daemon::Target;
@@ -32,33 +33,31 @@ const NOT_RUN: u8 = 126;
 /// An entry that is kept there.
 pub(crate) struct Announcing {
     pub(crate) announcement: Announcement,
-    link: Link,
+    follower: Follower,
+    stopper: Arc<Stopper>,
 }
 
 impl Announcing {
-    pub(crate) fn start(target: &Target, key: &str, value: Value) -> Result<Announcing, Failure> {
+    /// Puts it. From then on no lost connection is a failure, so what tells of them is there before.
+    pub(crate) fn start(
+        target: &Target,
+        key: &str,
+        value: Value,
+        stopper: &Arc<Stopper>,
+    ) -> Result<Announcing, Failure> {
+        Key::new(key).map_err(|error| Failure::from(Error::Key(error)).during(key))?;
         let link = target.link();
-        let announcement = link.announce_value(key, value).map_err(|error| {
-            let is_key = matches!(error, Error::Key(_));
-            let failure = Failure::from(error);
-            if is_key { failure.during(key) } else { failure }
-        })?;
-        Ok(Announcing { announcement, link })
+        let wanted = link.events(key)?.exact().changes_only();
+        Ok(Announcing {
+            follower: Follower::start(wanted, stopper, Arc::new(notice))?,
+            announcement: link.announce_value(key, value)?,
+            stopper: Arc::clone(stopper),
+        })
     }
 
     /// Keeps it until it is stopped, and tells what becomes of it.
-    pub(crate) fn until_stopped(self, stopper: &Stopper) -> Result<(), Failure> {
-        let key = self.announcement.key();
-        let wanted = self.link.events(key)?.exact().changes_only();
-        let mut follower = Follower::start(wanted, stopper, Arc::new(notice))?;
-        while let Some(event) = follower.next(None)? {
-            if let Event::Delete { .. } = event {
-                notice(&format!(
-                    "{key} was deleted; it comes back with the next connection"
-                ));
-            }
-        }
-        Ok(())
+    pub(crate) fn until_stopped(self) -> Result<(), Failure> {
+        tell(self.follower, self.announcement.key())
     }
 
     /// Keeps it as long as a command runs, whose exit code becomes this program's.
@@ -81,19 +80,34 @@ impl Announcing {
             .spawn()
             .map_err(cannot_run)?;
         signals.pass_on(&child);
-        // What becomes of the connection is told, but it is no reason to end the command.
+        // What becomes of the connection is told, but it is no reason to end the command, nor to let the
+        // entry go.
+        let key = self.announcement.key().to_owned();
         std::thread::spawn(move || {
-            if let Err(failure) = self.until_stopped(&Stopper::default()) {
+            if let Err(failure) = tell(self.follower, &key) {
                 notice(&failure.message);
             }
         });
-        // The entry goes with the connection, when the program ends.
         let status = child.wait().map_err(cannot_run)?;
+        // That it goes now is not to be told.
+        self.stopper.stop();
         match exit_code(status) {
             0 => Ok(()),
             code => Err(Failure::new(code, "")),
         }
     }
+}
+
+/// Tells what becomes of an announced entry, until that is stopped.
+fn tell(mut follower: Follower, key: &str) -> Result<(), Failure> {
+    while let Some(event) = follower.next(None)? {
+        if let Event::Delete { .. } = event {
+            notice(&format!(
+                "{key} was deleted; it comes back with the next connection"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Puts an entry of lifetime `session` with options, and holds on to it.

@@ -109,8 +109,8 @@ impl Runner {
             arguments.ttl.is_none() && arguments.if_rev.is_none() && !arguments.if_changed;
         if is_session && is_plain && !self.stays {
             let target = &self.daemon.target;
-            return announce::Announcing::start(target, &arguments.key, value)?
-                .until_stopped(&self.stopper);
+            return announce::Announcing::start(target, &arguments.key, value, &self.stopper)?
+                .until_stopped();
         }
         let mut put = Put::new(&arguments.key, value)
             .map_err(|error| Failure::from(error).during(&arguments.key))?;
@@ -152,14 +152,15 @@ impl Runner {
             is_string: arguments.string,
             is_bytes: false,
         })?;
-        let announcing = announce::Announcing::start(&self.daemon.target, &arguments.key, value)?;
+        let target = &self.daemon.target;
+        let announcing = announce::Announcing::start(target, &arguments.key, value, &self.stopper)?;
         if !arguments.command.is_empty() {
             announcing.during(&arguments.command)
         } else if self.stays {
             self.announced.push(announcing.announcement);
             Ok(())
         } else {
-            announcing.until_stopped(&self.stopper)
+            announcing.until_stopped()
         }
     }
 

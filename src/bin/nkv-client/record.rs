@@ -132,9 +132,14 @@ pub(crate) fn run(target: &Target, arguments: &Record, stopper: &Stopper) -> Res
     let wanted = link.events(&arguments.pattern)?;
     let mut follower = Follower::start(wanted, stopper, Arc::new(say))?;
     let mut changes: u64 = 0;
-    while let Some(event) = next(&mut follower, &recorder, deadline)? {
+    // The first state is recorded as a whole, however long that takes.
+    let mut end = None;
+    while let Some(event) = next(&mut follower, &recorder, end)? {
         changes += u64::from(event.key().is_some());
         recorder.event(&event, arguments.no_values)?;
+        if let Event::Sync { .. } = event {
+            end = deadline;
+        }
     }
     // Where there is no connection there are no counters.
     if let Ok(stats) = link.client().and_then(|client| client.stats()) {
