@@ -1,5 +1,6 @@
 //! Installing without a package, with the commands that `docs/operations.md` gives for it.
 
+use std::fs;
 use std::path::Path;
 
 use crate::document::blocks;
@@ -12,7 +13,7 @@ fn the_commands_of_the_guide_install_it() {
     let Some(machine) = Machine::boot() else {
         return;
     };
-    let text = std::fs::read_to_string(source(PATH)).unwrap();
+    let text = fs::read_to_string(source(PATH)).unwrap();
     let blocks = blocks(&text);
     let block = blocks.iter().find(|block| block.info == "sh by-hand");
     let lines = &block.expect("there are such commands").lines;
