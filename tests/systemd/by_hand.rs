@@ -17,14 +17,9 @@ fn the_commands_of_the_guide_install_it() {
     let blocks = blocks(&text);
     let block = blocks.iter().find(|block| block.info == "sh by-hand");
     let lines = &block.expect("there are such commands").lines;
-    let built = Path::new(env!("CARGO_BIN_EXE_nkv-server"))
-        .parent()
-        .unwrap();
+    copy_tree(&machine);
     for (number, line) in lines {
-        // The programs under test are what stands for a release build.
-        let line = line.replace("target/release", built.to_str().unwrap());
-        let root = source("");
-        let command = format!("cd {} && {line}", root.display());
+        let command = format!("cd /root/nkv && {line}");
         let output = machine.output(&["sh", "-c", &command]);
         assert!(
             output.status.success(),
@@ -35,4 +30,27 @@ fn the_commands_of_the_guide_install_it() {
     machine.run("nkv-client put a 1");
     assert_eq!(machine.run("nkv-client get a"), "1\n");
     assert_eq!(machine.property("nkv.socket", "UnitFileState"), "enabled");
+}
+
+/// The tree as it is after the release build, for which the programs under test stand.
+fn copy_tree(machine: &Machine) {
+    let tree = machine.path("/root/nkv");
+    for directory in ["systemd", "packaging", "target/release"] {
+        fs::create_dir_all(tree.join(directory)).unwrap();
+    }
+    for file in [
+        "systemd/nkv.socket",
+        "systemd/nkv.service",
+        "systemd/nkv.sysusers",
+        "packaging/nkv.default",
+    ] {
+        fs::copy(source(file), tree.join(file)).unwrap();
+    }
+    for program in [
+        env!("CARGO_BIN_EXE_nkv-server"),
+        env!("CARGO_BIN_EXE_nkv-client"),
+    ] {
+        let name = Path::new(program).file_name().unwrap();
+        fs::copy(program, tree.join("target/release").join(name)).unwrap();
+    }
 }
