@@ -105,7 +105,7 @@ enum Who {
 }
 
 /// A set of actions.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Actions {
     read: bool,
     write: bool,
@@ -238,9 +238,18 @@ impl Grants {
         false
     }
 
+    /// The rules, in their order.
     fn rules(&self) -> impl Iterator<Item = &Rule> {
         let all = &self.rules.rules;
         self.concerned.iter().map(|&number| &all[number as usize])
+    }
+}
+
+/// Two say the same where the same rules concern the peer, wherever they stand.
+impl PartialEq for Grants {
+    fn eq(&self, other: &Grants) -> bool {
+        let said = |rule: &Rule| (rule.is_allowed, rule.actions, rule.pattern.clone());
+        self.rules().map(said).eq(other.rules().map(said))
     }
 }
 

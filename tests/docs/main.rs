@@ -90,7 +90,7 @@ fn transcripts_hold_over_sockets() {
 
 #[test]
 fn console_passages_print_what_they_say() {
-    for path in ["README.md", "docs/operations.md"] {
+    for path in ["README.md", "docs/operations.md", "docs/access.md"] {
         console::play(path, &blocks_of(path, "console"));
     }
 }
