@@ -8,6 +8,7 @@
 //! - [`client`]: the blocking client;
 //! - `keyspace` and `watch`: the entries, the order of their changes, and whom a change concerns;
 //! - `session`: one connection without its socket (private);
+//! - `access`: who may do what;
 //! - `journal`: what is written down, so that it outlives the daemon;
 //! - `broker`: every decision, without input or output;
 //! - `systemd`: what a service manager and the daemon tell each other;
@@ -18,6 +19,8 @@
 //! `server` adds the daemon's half as a library, `daemon` and `cli` the two programs. The default is
 //! both programs.
 
+#[cfg(feature = "server")]
+pub mod access;
 pub mod address;
 #[cfg(feature = "server")]
 pub mod broker;
