@@ -366,6 +366,9 @@ impl Client {
     /// for everyone, so what one waits for may have arrived while another was asked. The step knows,
     /// which is why it comes right before the wait.
     ///
+    /// The connection is the loop's: another thread that waits on it would read what the loop is to be
+    /// woken by. It needs a connection of its own.
+    ///
     /// A loop that has the descriptor registered for good (epoll) must have it registered level-triggered.
     /// New requests are made with [`Client::pipeline`]. It waits only when more than 64 KiB are unwritten:
     /// a loop that must not even do that makes none while a step wants room. Timeouts are the loop's.

@@ -12,8 +12,10 @@
 //! would wait for a daemon that waits for it. A thread that finds bytes which did not fit becomes the
 //! *flusher* (there is at most one): it polls for both directions, and so reads while it can't write.
 //! It does that even while there is a reader, for the reader polls for one direction only and can't be
-//! told to change its mind without another descriptor. Both wake up when something arrives; the first
-//! one at the lock reads it, the second finds nothing, which does no harm.
+//! told to change its mind without another descriptor. Both wake up when something arrives, and the
+//! flusher leaves it to the reader: if it was quicker, the reader's poll would find nothing and go on,
+//! though what its thread waits for has come. The reader may have left by then; so the flusher looks
+//! for both directions, and reads where there is no reader.
 //!
 //! A role is taken and given back under the lock, and everyone is woken when it is given back. So
 //! there is no moment at which somebody waits, nobody polls, and nobody is about to.
@@ -201,7 +203,7 @@ impl Connection {
         let mut state = self.lock();
         state.flush(&self.stream);
         for _ in 0..READS_MAX {
-            if !state.receive(&self.stream) {
+            if state.has_reader || !state.receive(&self.stream) {
                 break;
             }
         }
@@ -326,6 +328,13 @@ impl Connection {
         if let Err(error) = polled {
             state.exchange.end(End::of(&error));
             state.has_news = true;
+        }
+        if state.has_reader {
+            // Not to be read under a poll of somebody else's, which would go on waiting.
+            self.changed.notify_all();
+            drop(state);
+            std::thread::yield_now();
+            return self.lock();
         }
         state.receive(&self.stream);
         self.changed.notify_all();
