@@ -36,6 +36,7 @@ mod mirror;
 mod pipeline;
 mod request;
 mod response;
+mod retry;
 mod stats;
 mod subscription;
 mod value;
