@@ -339,21 +339,18 @@ impl Link {
         })
     }
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.shared().options.patience
+    /// None where it is too far off to be told.
+    fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.shared().options.patience)
     }
 
     fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 
-    async fn client_before(&self, deadline: Instant) -> Result<Client, Error> {
-        self.client_within(Some(deadline)).await
-    }
-
     /// A connection, waited for until then, or for ever. An error that goes away by itself is none before
     /// the deadline.
-    pub(super) async fn client_within(&self, deadline: Option<Instant>) -> Result<Client, Error> {
+    pub(super) async fn client_before(&self, deadline: Option<Instant>) -> Result<Client, Error> {
         let shared = self.shared();
         if let Some(client) = shared.lock().living() {
             return Ok(client);
@@ -592,10 +589,16 @@ async fn keep(kept: Kept) {
         shared.until_wanted().await;
         match shared.connect().await {
             Ok(client) => {
-                backoff.reset();
+                let start = Instant::now();
                 shared.changed.send_replace(());
                 until_lost(&client, silence).await;
                 shared.lock().client = None;
+                // A daemon that takes in whoever comes and hangs up is not asked without pause.
+                if start.elapsed() < shared.options.pause_max {
+                    sleep(backoff.pause()).await;
+                } else {
+                    backoff.reset();
+                }
             }
             Err(error) => {
                 shared.failed(error);
@@ -624,6 +627,6 @@ fn tell_deletion(client: &Client, key: &str) {
     }));
 }
 
-fn is_before(deadline: Instant) -> bool {
-    Instant::now() < deadline
+fn is_before(deadline: Option<Instant>) -> bool {
+    deadline.is_none_or(|deadline| Instant::now() < deadline)
 }

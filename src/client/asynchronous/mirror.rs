@@ -396,7 +396,7 @@ impl<T> Follower<T> {
             if !pause.is_zero() {
                 sleep(pause).await;
             }
-            let client = link.client_within(None).await?;
+            let client = link.client_before(None).await?;
             let gatherer = Gatherer::new(since.as_ref());
             let mut wanted = client.subscribe_with(pattern.as_str()).cuts();
             if is_exact {
