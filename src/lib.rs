@@ -5,7 +5,7 @@
 //!
 //! - [`key`] and [`address`]: what keys, patterns and addresses are;
 //! - [`wire`]: the protocol's lines as types;
-//! - [`client`]: the blocking client;
+//! - [`client`]: the blocking client, and with the feature `async` the asynchronous one;
 //! - `keyspace` and `watch`: the entries, the order of their changes, and whom a change concerns;
 //! - `session`: one connection without its socket (private);
 //! - `journal`: what is written down, so that it outlives the daemon;
@@ -15,6 +15,7 @@
 //!
 //! # Features
 //! Without features the library is the blocking client and brings in nothing of the daemon.
+//! `async` adds `client::asynchronous`, for programs with a tokio runtime.
 //! `server` adds the daemon's half as a library, `daemon` and `cli` the two programs. The default is
 //! both programs.
 

@@ -17,8 +17,8 @@
 //! # }
 //! ```
 //!
-//! The names are those of [`client`](super), and so are the values: [`Value`](super::Value),
-//! [`Put`](super::Put), [`Event`](super::Event), [`Position`](super::Position), [`Error`]. What they
+//! The names are those of [`client`](super), and so are the values: [`Value`],
+//! [`Put`], [`Event`](super::Event), [`Position`](super::Position), [`Error`]. What they
 //! promise holds here as well. Programs that use both write `asynchronous::Client` (`async`, the word for
 //! it, is taken by the language).
 //!

@@ -387,10 +387,8 @@ impl Core {
         } = &mut *state;
         let received = &buffer[..read.unwrap_or(0)];
         exchange.receive(received, |id| woken.extend(wakers.remove(&id)));
+        // The end of the driver wakes the others.
         let has_ended = exchange.read_end().is_some();
-        if has_ended {
-            woken.extend(wakers.drain().map(|(_, waker)| waker));
-        }
         drop(state);
         woken.into_iter().for_each(Waker::wake);
         !has_ended
