@@ -14,15 +14,16 @@
 //! for the outcome. Where entries are [announced](Link::announce) a thread waits for the end of the
 //! connection, so that they come back while nobody asks anything. Without them there is no thread.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::announced::{Announced, session_put};
 use super::backoff::Backoff;
-use super::{Batch, Builder, Client, Entry, Error, Lifetime, Put, Value, Written};
+use super::retry::{self, Attempts, Update, is_passing, is_unsent};
+use super::{Batch, Builder, Client, Entry, Error, Put, Value, Written};
 use crate::address::Address;
 use crate::wire::ErrorCode;
 
@@ -73,9 +74,7 @@ struct State {
     backoff: Backoff,
     /// No attempt before this.
     next_attempt: Option<Instant>,
-    /// Entries to be put on each new connection, by number.
-    announced: BTreeMap<u64, Put>,
-    next_number: u64,
+    announced: Announced,
     has_keeper: bool,
 }
 
@@ -156,27 +155,15 @@ impl Link {
     /// # Errors
     /// As [`Link::put`]; [`Put::if_rev`] as in [`Client::put_with`].
     pub fn put_with(&self, put: Put) -> Result<Written, Error> {
-        let is_repeatable = put.is_if_changed() || put.rev_wanted().is_some();
         let deadline = self.deadline();
-        let mut lost: Option<(Error, String)> = None;
+        let mut attempts = Attempts::new(&put);
         loop {
-            let client = self.0.client(deadline, &|| false)?;
-            if let Some((error, epoch)) = lost.take() {
-                // Revisions of another history say nothing about this put.
-                if put.rev_wanted().is_some() && client.epoch() != epoch {
-                    return Err(error);
-                }
-                lost = Some((error, epoch));
-            }
-            match client.put_with(put.clone()) {
-                Err(error) if is_unsent(&error) && is_before(deadline) => {}
-                Err(error @ Error::Unanswered(_)) if is_repeatable && is_before(deadline) => {
-                    lost = Some((error, client.epoch().to_owned()));
-                }
-                Err(error) if error.code() == Some(ErrorCode::Conflict) && lost.is_some() => {
-                    return Err(lost.map_or(error, |(lost, _)| lost));
-                }
-                done => return done,
+            let client = self.0.client(deadline, &|| false);
+            let client = client.map_err(|error| attempts.fate(error))?;
+            attempts.begin(client.epoch())?;
+            let done = client.put_with(put.clone());
+            if let Some(done) = attempts.end(done, client.epoch(), is_before(deadline)) {
+                return done;
             }
         }
     }
@@ -263,16 +250,10 @@ impl Link {
         let key = key.as_ref();
         let deadline = self.deadline();
         loop {
-            let entry = self.get::<T>(key)?;
-            let rev = entry.as_ref().map_or(0, |entry| entry.rev);
-            let terms = entry.as_ref().map(|entry| (entry.lifetime, entry.ttl));
-            let Some(value) = change(entry.map(|entry| entry.value)) else {
-                return Ok(rev);
+            let put = match retry::update(key, self.get::<T>(key)?, &mut change)? {
+                Update::Put(put) => put,
+                Update::Nothing { rev } => return Ok(rev),
             };
-            let mut put = Put::new(key, Value::of(&value)?)?.if_rev(rev);
-            if let Some((lifetime, ttl)) = terms {
-                put = put.on_terms(lifetime, ttl);
-            }
             match self.put_with(put) {
                 Err(error) if error.code() == Some(ErrorCode::Conflict) && is_before(deadline) => {}
                 done => return Ok(done?.rev),
@@ -303,7 +284,7 @@ impl Link {
         let key = put.key().to_owned();
         // A connection that is made from here on announces it by itself.
         self.client()?;
-        let number = self.0.register(put.clone());
+        let number = self.0.lock().announced.add(put.clone());
         let announcement = Announcement {
             link: self.clone(),
             number,
@@ -387,8 +368,7 @@ impl LinkBuilder {
             is_connecting: false,
             backoff: Backoff::new(self.pause_min, self.pause_max),
             next_attempt: None,
-            announced: BTreeMap::new(),
-            next_number: 0,
+            announced: Announced::default(),
             has_keeper: false,
         };
         Link(Arc::new(Shared {
@@ -414,7 +394,7 @@ impl Announcement {
     pub fn set<T: Serialize + ?Sized>(&self, value: &T) -> Result<u64, Error> {
         let put = session_put(&self.key, Value::of(value)?)?;
         let mut state = self.link.0.lock();
-        state.announced.insert(self.number, put.clone());
+        state.announced.set(self.number, put.clone());
         drop(state);
         self.put_now(put)
     }
@@ -429,7 +409,7 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         let mut state = self.link.0.lock();
-        state.announced.remove(&self.number);
+        state.announced.remove(self.number);
         let client = state.client.clone();
         drop(state);
         if let Some(client) = client {
@@ -468,7 +448,7 @@ impl Shared {
                 Some(at) if at > now => at.min(deadline),
                 _ => {
                     state.is_connecting = true;
-                    let announced: Vec<Put> = state.announced.values().cloned().collect();
+                    let announced = state.announced.clone();
                     drop(state);
                     let made = self.connect(&announced);
                     state = self.lock();
@@ -476,6 +456,7 @@ impl Shared {
                     self.changed.notify_all();
                     match made {
                         Ok(client) => {
+                            state.take_back(&client, &announced);
                             state.backoff.reset();
                             state.next_attempt = None;
                             state.client = Some(client);
@@ -501,11 +482,11 @@ impl Shared {
     }
 
     /// Makes a connection on which everything is announced.
-    fn connect(&self, announced: &[Put]) -> Result<Client, Error> {
+    fn connect(&self, announced: &Announced) -> Result<Client, Error> {
         let client = self.options.client.connect(&self.address)?;
         let pipeline = client.pipeline();
         let pending: Vec<_> = announced
-            .iter()
+            .puts()
             .map(|put| pipeline.put_with(put.clone()))
             .collect::<Result<_, _>>()?;
         for pending in pending {
@@ -516,15 +497,6 @@ impl Shared {
             }
         }
         Ok(client)
-    }
-
-    /// Adds an entry to those that each new connection begins with.
-    fn register(&self, put: Put) -> u64 {
-        let mut state = self.lock();
-        let number = state.next_number;
-        state.next_number += 1;
-        state.announced.insert(number, put);
-        number
     }
 
     /// Sees to it that a connection is made again while nobody asks anything.
@@ -552,6 +524,14 @@ impl Shared {
 }
 
 impl State {
+    /// Deletes on a new connection what has ceased to be announced while it was made.
+    fn take_back(&self, client: &Client, announced: &Announced) {
+        for key in self.announced.gone_since(announced) {
+            // A connection that is lost again takes the entry along.
+            let _ = client.pipeline().delete(key);
+        }
+    }
+
     /// Drops a connection that is lost, if it is still the one that is used.
     fn forget(&mut self, client: &Client) {
         if self
@@ -597,22 +577,6 @@ fn keep_connected(shared: &Weak<Shared>) {
             }
         }
     }
-}
-
-fn session_put(key: &str, value: Value) -> Result<Put, Error> {
-    Ok(Put::new(key, value)?.lifetime(Lifetime::Session))
-}
-
-/// Whether a request has surely not been carried out and may be asked again.
-fn is_unsent(error: &Error) -> bool {
-    matches!(error, Error::Closed | Error::Io(_) | Error::Connect { .. })
-}
-
-/// Whether another attempt to connect may succeed.
-pub(super) fn is_passing(error: &Error) -> bool {
-    error.is_disconnect()
-        || matches!(error, Error::Timeout)
-        || error.code() == Some(ErrorCode::Limit)
 }
 
 fn is_before(deadline: Instant) -> bool {
