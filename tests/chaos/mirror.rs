@@ -47,8 +47,8 @@ fn taking<T: Told>(
     let witness = Arc::clone(witness);
     move |cut| {
         witness.lock().unwrap().take(cut);
-        if random.once_in(20) {
-            std::thread::sleep(random.pause(100));
+        if random.once_in(100) {
+            std::thread::sleep(random.pause(500));
         }
     }
 }
@@ -84,8 +84,8 @@ pub(crate) fn follow(mut stage: Stage) {
             witness.check(&follower.view());
         }
         // Long enough to be left behind.
-        if stage.random.once_in(3) {
-            std::thread::sleep(stage.random.pause(300));
+        if stage.random.once_in(40) {
+            std::thread::sleep(stage.random.pause(2000));
         }
         while let Ok(order) = stage.orders.try_recv() {
             match order.as_str() {

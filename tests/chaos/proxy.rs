@@ -13,10 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBuf;
+
 use crate::random::Random;
 
 /// About so many bytes pass in one direction before a cut, on average.
-const BYTES_BEFORE_CUT: u64 = 150 << 10;
+const BYTES_BEFORE_CUT: u64 = 100 << 10;
+
+/// What the kernel holds for a client.
+const BUFFER_BYTES: usize = 4 << 10;
 
 /// A forwarder of connections. It goes on until the process ends.
 pub(crate) struct Proxy {
@@ -90,6 +96,8 @@ impl Shared {
             return;
         };
         self.live.fetch_add(1, Ordering::SeqCst);
+        // Who does not read is soon left behind.
+        setsockopt(client, SndBuf, &BUFFER_BYTES).unwrap();
         let ends = [(client, &daemon), (&daemon, client)];
         let pumps = [0, 1].map(|direction| {
             let (from, to) = ends[direction];
@@ -129,7 +137,7 @@ impl Pump {
         let mut buffer = vec![0; 16 << 10];
         while let Some(count) = self.read(&mut buffer) {
             let is_calm = self.shared.is_calm.load(Ordering::Relaxed);
-            if !is_calm && self.random.once_in(50) {
+            if !is_calm && self.random.once_in(200) {
                 std::thread::sleep(self.random.pause(60));
             }
             let is_cut = !is_calm && count as u64 > left;
@@ -138,7 +146,9 @@ impl Pump {
             } else {
                 count
             };
-            left = left.saturating_sub(passing as u64);
+            if !is_calm {
+                left = left.saturating_sub(passing as u64);
+            }
             if self.to.write_all(&buffer[..passing]).is_err() {
                 break;
             }

@@ -33,7 +33,9 @@ impl Storm {
     pub(crate) fn new(seed: u64) -> Storm {
         println!("NKV_CHAOS_SEED={seed}");
         // Few deletions are remembered, so that who lags has to begin anew.
-        let plan = Plan::keeping().with(&["--tombstones", "16", "--sync", "interval=50"]);
+        let plan = Plan::keeping()
+            .with(&["--tombstones", "16", "--send-buffer", "4k"])
+            .with(&["--sync", "interval=50"]);
         let daemon = plan.start();
         let proxy = Proxy::start(&plan.directory().join("proxy.sock"), &plan.socket(), seed);
         let start = |part: &str, count: u64| -> Vec<Child> {
@@ -68,7 +70,9 @@ impl Storm {
                 self.fault();
             }
             self.progress();
+            eprintln!("{:?} quiet {}", start.elapsed(), self.proxy.bytes());
             self.quiet();
+            eprintln!("{:?} done", start.elapsed());
             quiet_points += 1;
             self.each_paused(|child| child.order("go"));
         }
@@ -84,7 +88,7 @@ impl Storm {
 
     /// Waits until something has been done.
     fn progress(&mut self) {
-        let until = self.proxy.bytes() + self.random.below(400 << 10);
+        let until = self.proxy.bytes() + self.random.below(1 << 20);
         self.wait("bytes pass", |storm| storm.proxy.bytes() >= until);
     }
 
@@ -109,7 +113,9 @@ impl Storm {
             std::fs::remove_dir_all(self.plan.runtime_directory()).unwrap();
             self.reboots += 1;
         }
-        std::thread::sleep(self.random.pause(800));
+        // At times for longer than some have patience.
+        let longest = [60, 60, 800][usize::try_from(self.random.below(3)).unwrap()];
+        std::thread::sleep(self.random.pause(longest));
         self.daemon = Some(self.plan.start());
     }
 

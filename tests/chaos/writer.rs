@@ -83,7 +83,7 @@ impl Writer {
             14 => self.put_briefly(),
             _ => self.increment(),
         }
-        if self.random.once_in(4) {
+        if self.random.once_in(10) {
             std::thread::sleep(self.random.pause(10));
         }
     }
