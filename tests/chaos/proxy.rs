@@ -2,16 +2,18 @@
 //!
 //! Each connection is forwarded by two threads, one a direction. Each draws how many bytes it lets pass;
 //! the one that comes to its end first cuts the connection, wherever in a line that is. Now and then it
-//! holds back for a moment what it has read. Bytes never change their order.
+//! holds back for a moment what it has read. Bytes never change their order. After some cuts nobody can
+//! connect for a while: the socket's file is elsewhere.
 //!
-//! When the proxy is calm it does neither.
+//! When the proxy is calm it does nothing of the kind.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBuf;
@@ -26,11 +28,11 @@ const BUFFER_BYTES: usize = 4 << 10;
 
 /// A forwarder of connections. It goes on until the process ends.
 pub(crate) struct Proxy {
-    path: PathBuf,
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    path: PathBuf,
     daemon: PathBuf,
     seed: u64,
     is_calm: AtomicBool,
@@ -38,6 +40,8 @@ struct Shared {
     live: AtomicU64,
     cuts: AtomicU64,
     bytes: AtomicU64,
+    /// Held while nobody can connect.
+    outage: Mutex<()>,
 }
 
 impl Proxy {
@@ -45,12 +49,14 @@ impl Proxy {
     pub(crate) fn start(path: &Path, daemon: &Path, seed: u64) -> Proxy {
         let listener = UnixListener::bind(path).unwrap();
         let shared = Arc::new(Shared {
+            path: path.to_owned(),
             daemon: daemon.to_owned(),
             seed,
             is_calm: AtomicBool::new(true),
             live: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            outage: Mutex::new(()),
         });
         std::thread::spawn({
             let shared = Arc::clone(&shared);
@@ -60,14 +66,11 @@ impl Proxy {
                 }
             }
         });
-        Proxy {
-            path: path.to_owned(),
-            shared,
-        }
+        Proxy { shared }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.shared.path
     }
 
     pub(crate) fn set_calm(&self, is_calm: bool) {
@@ -119,6 +122,26 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Lets nobody connect for so long, or until it is to be calm.
+    fn pause(&self, duration: Duration) {
+        let Ok(_outage) = self.outage.try_lock() else {
+            return;
+        };
+        let away = self.path.with_extension("away");
+        std::fs::rename(&self.path, &away).unwrap();
+        let start = Instant::now();
+        while start.elapsed() < duration && !self.is_calm() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::fs::rename(&away, &self.path).unwrap();
+    }
+
+    fn is_calm(&self) -> bool {
+        self.is_calm.load(Ordering::Relaxed)
+    }
+}
+
 /// One direction of a connection.
 struct Pump {
     shared: Arc<Shared>,
@@ -135,12 +158,13 @@ impl Pump {
             _ => self.random.below(2 * BYTES_BEFORE_CUT),
         };
         let mut buffer = vec![0; 16 << 10];
+        let mut is_cut = false;
         while let Some(count) = self.read(&mut buffer) {
-            let is_calm = self.shared.is_calm.load(Ordering::Relaxed);
+            let is_calm = self.shared.is_calm();
             if !is_calm && self.random.once_in(200) {
                 std::thread::sleep(self.random.pause(60));
             }
-            let is_cut = !is_calm && count as u64 > left;
+            is_cut = !is_calm && count as u64 > left;
             let passing = if is_cut {
                 usize::try_from(left).unwrap()
             } else {
@@ -161,6 +185,9 @@ impl Pump {
         // What has been written to either side can still be read there.
         let _ = self.from.shutdown(Shutdown::Both);
         let _ = self.to.shutdown(Shutdown::Both);
+        if is_cut && self.random.once_in(8) {
+            self.shared.pause(self.random.pause(700));
+        }
     }
 
     /// Reads a piece of any length; none at the end.
