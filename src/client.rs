@@ -21,9 +21,9 @@
 //! Keys and patterns are taken as anything that is text, a `&str` as well as a [`Key`](crate::Key), and
 //! checked before anything is sent. A missing key is no error but `None`.
 //!
-//! Left out: reconnecting, and a cache. With a lost connection go `session` entries, subscriptions
-//! and the fate of requests under way, and what to do about each only the caller knows. It is told
-//! what it needs: [`Subscription::position`] and the variants of [`Error`].
+//! A [`Client`] ends with its connection: with it go `session` entries, subscriptions and the fate of
+//! requests under way. [`Link`] connects again, and does about each what can be done safely. [`Mirror`]
+//! is a copy of a part of the keyspace on top of that, which is what most services want.
 
 mod backoff;
 mod connection;

@@ -243,7 +243,8 @@ impl Link {
 
     /// Reads a key, makes a new value of what it holds, and puts that if nobody else was faster;
     /// otherwise begins again with what is there then. `None` where there is no such key, and `None`
-    /// to leave it as it is. Returns the revision of the key's value, `0` where there is none.
+    /// to leave it as it is. Returns the revision of the key's value, `0` where there is none. The entry
+    /// keeps its lifetime, and what is left of its time to live.
     ///
     /// # Errors
     /// As [`Link::put_with`]; [`ErrorCode::Conflict`] where others were faster for as long as the
@@ -262,15 +263,17 @@ impl Link {
         let key = key.as_ref();
         let deadline = self.deadline();
         loop {
-            let (held, rev, lifetime) = match self.get::<T>(key)? {
-                Some(entry) => (Some(entry.value), entry.rev, entry.lifetime),
-                None => (None, 0, Lifetime::Durable),
-            };
-            let Some(value) = change(held) else {
+            let entry = self.get::<T>(key)?;
+            let rev = entry.as_ref().map_or(0, |entry| entry.rev);
+            let terms = entry.as_ref().map(|entry| (entry.lifetime, entry.ttl));
+            let Some(value) = change(entry.map(|entry| entry.value)) else {
                 return Ok(rev);
             };
-            let put = Put::new(key, Value::of(&value)?)?.if_rev(rev);
-            match self.put_with(put.lifetime(lifetime)) {
+            let mut put = Put::new(key, Value::of(&value)?)?.if_rev(rev);
+            if let Some((lifetime, ttl)) = terms {
+                put = put.on_terms(lifetime, ttl);
+            }
+            match self.put_with(put) {
                 Err(error) if error.code() == Some(ErrorCode::Conflict) && is_before(deadline) => {}
                 done => return Ok(done?.rev),
             }
@@ -298,6 +301,8 @@ impl Link {
     ) -> Result<Announcement, Error> {
         let put = session_put(key.as_ref(), Value::of(value)?)?;
         let key = put.key().to_owned();
+        // A connection that is made from here on announces it by itself.
+        self.client()?;
         let number = self.0.register(put.clone());
         let announcement = Announcement {
             link: self.clone(),

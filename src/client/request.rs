@@ -68,6 +68,18 @@ impl Put {
         &self.0.key
     }
 
+    /// On the terms of an entry that was read.
+    pub(super) fn on_terms(self, lifetime: Lifetime, ttl: Option<Duration>) -> Put {
+        let put = match lifetime {
+            Lifetime::Durable => self,
+            other => self.lifetime(other),
+        };
+        match ttl {
+            Some(ttl) => put.ttl(ttl),
+            None => put,
+        }
+    }
+
     pub(super) fn rev_wanted(&self) -> Option<u64> {
         self.0.if_rev
     }

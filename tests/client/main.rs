@@ -7,6 +7,9 @@
     reason = "a test that meets a surprise should panic"
 )]
 
+mod daemons;
+mod link;
+mod mirror;
 mod peer;
 
 use std::time::Duration;

@@ -38,6 +38,12 @@ pub(crate) fn client(script: impl FnOnce(Peer) + Send + 'static) -> Client {
 }
 
 impl Peer {
+    pub(crate) fn new(stream: UnixStream) -> Peer {
+        Peer {
+            reader: BufReader::new(stream),
+        }
+    }
+
     pub(crate) fn hello(&mut self) {
         let line = self.line();
         assert!(
