@@ -28,6 +28,7 @@
 mod backoff;
 mod connection;
 mod error;
+mod exchange;
 mod inbox;
 mod link;
 mod list;
@@ -35,6 +36,7 @@ mod mirror;
 mod pipeline;
 mod request;
 mod response;
+mod retry;
 mod stats;
 mod subscription;
 mod value;
@@ -42,6 +44,7 @@ mod value;
 use std::fmt;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -57,6 +60,7 @@ use connection::{Connection, Stream};
 use response::Reading;
 
 pub use crate::wire::{ErrorCode, Failure, Lifetime};
+pub use connection::Step;
 pub use error::Error;
 pub use link::{Announcement, Link, LinkBuilder, PATIENCE};
 pub use list::{Keys, List};
@@ -354,6 +358,55 @@ impl Client {
         self.0.connection.close();
     }
 
+    /// Writes what the socket takes and reads what is there, without ever waiting: for a program that has
+    /// a loop of its own, which waits for the connection's descriptor ([`AsFd`]) among others.
+    ///
+    /// The order of calls: a step; if it has news, take with [`Subscription::try_next`] and
+    /// [`Pending::try_wait`] what there is, and step again; only after a step without news wait until the
+    /// descriptor is readable, or writable where the step wants room. Whatever call reads the socket reads
+    /// for everyone, so what one waits for may have arrived while another was asked. The step knows,
+    /// which is why it comes right before the wait.
+    ///
+    /// The connection is the loop's: another thread that waits on it would read what the loop is to be
+    /// woken by. It needs a connection of its own.
+    ///
+    /// A loop that has the descriptor registered for good (epoll) must have it registered level-triggered.
+    /// New requests are made with [`Client::pipeline`]. It waits only when more than 64 KiB are unwritten:
+    /// a loop that must not even do that makes none while a step wants room. Timeouts are the loop's.
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")] {
+    /// use nkv::client::{Client, Event};
+    /// use rustix::event::{PollFd, PollFlags, poll};
+    ///
+    /// let server = nkv::server::Server::bind(nkv::server::Options::default())?.spawn()?;
+    /// let client = Client::from_stream(server.handle().connect()?)?;
+    /// let mut lamps = client.subscribe("lamp")?;
+    /// let mut put = client.pipeline().put("lamp.1", &true)?;
+    /// let (mut is_put, mut is_told) = (false, false);
+    /// while !(is_put && is_told) {
+    ///     let step = client.step();
+    ///     if step.has_news {
+    ///         is_put |= put.try_wait()?.is_some();
+    ///         while let Some(event) = lamps.try_next()? {
+    ///             is_told |= matches!(event, Event::Put { .. });
+    ///         }
+    ///     } else {
+    ///         // Among whatever else the program waits for.
+    ///         let mut flags = PollFlags::IN;
+    ///         flags.set(PollFlags::OUT, step.wants_room);
+    ///         poll(&mut [PollFd::new(&client, flags)], None)?;
+    ///     }
+    /// }
+    /// # drop((lamps, put));
+    /// # server.stop()?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn step(&self) -> Step {
+        self.0.connection.step()
+    }
+
     /// Whether both are clones of one.
     fn is_same(&self, other: &Client) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -442,6 +495,13 @@ impl Builder {
             connection,
             greeting,
         })))
+    }
+}
+
+/// The socket, to wait for and nothing else: its bytes are [`Client::step`]'s to read and write.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.connection.descriptor()
     }
 }
 

@@ -47,6 +47,28 @@ pub enum Error {
     Unanswered(Box<Error>),
 }
 
+/// Why a direction of a connection is of no more use. Unlike an [`Error`] it can be told to many.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    Closed,
+    Failed(io::ErrorKind, String),
+    Protocol(String),
+}
+
+impl End {
+    pub(super) fn of(error: &io::Error) -> End {
+        End::Failed(error.kind(), error.to_string())
+    }
+
+    pub(super) fn error(&self) -> Error {
+        match self {
+            End::Closed => Error::Closed,
+            End::Failed(kind, message) => Error::Io(io::Error::new(*kind, message.clone())),
+            End::Protocol(what) => Error::Protocol(what.clone()),
+        }
+    }
+}
+
 impl Error {
     /// The daemon's error code, where it was the daemon that refused.
     #[must_use]

@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::backoff::Backoff;
+use super::retry::{Attempts, is_passing, is_unsent};
 use super::{Batch, Builder, Client, Entry, Error, Lifetime, Put, Value, Written};
 use crate::address::Address;
 use crate::wire::ErrorCode;
@@ -156,27 +157,15 @@ impl Link {
     /// # Errors
     /// As [`Link::put`]; [`Put::if_rev`] as in [`Client::put_with`].
     pub fn put_with(&self, put: Put) -> Result<Written, Error> {
-        let is_repeatable = put.is_if_changed() || put.rev_wanted().is_some();
         let deadline = self.deadline();
-        let mut lost: Option<(Error, String)> = None;
+        let mut attempts = Attempts::new(&put);
         loop {
-            let client = self.0.client(deadline, &|| false)?;
-            if let Some((error, epoch)) = lost.take() {
-                // Revisions of another history say nothing about this put.
-                if put.rev_wanted().is_some() && client.epoch() != epoch {
-                    return Err(error);
-                }
-                lost = Some((error, epoch));
-            }
-            match client.put_with(put.clone()) {
-                Err(error) if is_unsent(&error) && is_before(deadline) => {}
-                Err(error @ Error::Unanswered(_)) if is_repeatable && is_before(deadline) => {
-                    lost = Some((error, client.epoch().to_owned()));
-                }
-                Err(error) if error.code() == Some(ErrorCode::Conflict) && lost.is_some() => {
-                    return Err(lost.map_or(error, |(lost, _)| lost));
-                }
-                done => return done,
+            let client = self.0.client(deadline, &|| false);
+            let client = client.map_err(|error| attempts.fate(error))?;
+            attempts.begin(client.epoch())?;
+            let done = client.put_with(put.clone());
+            if let Some(done) = attempts.end(done, client.epoch(), is_before(deadline)) {
+                return done;
             }
         }
     }
@@ -468,14 +457,15 @@ impl Shared {
                 Some(at) if at > now => at.min(deadline),
                 _ => {
                     state.is_connecting = true;
-                    let announced: Vec<Put> = state.announced.values().cloned().collect();
+                    let announced = state.announced.clone();
                     drop(state);
-                    let made = self.connect(&announced);
+                    let made = self.connect(announced.values());
                     state = self.lock();
                     state.is_connecting = false;
                     self.changed.notify_all();
                     match made {
                         Ok(client) => {
+                            state.take_back(&client, &announced);
                             state.backoff.reset();
                             state.next_attempt = None;
                             state.client = Some(client);
@@ -501,11 +491,10 @@ impl Shared {
     }
 
     /// Makes a connection on which everything is announced.
-    fn connect(&self, announced: &[Put]) -> Result<Client, Error> {
+    fn connect<'p>(&self, announced: impl Iterator<Item = &'p Put>) -> Result<Client, Error> {
         let client = self.options.client.connect(&self.address)?;
         let pipeline = client.pipeline();
         let pending: Vec<_> = announced
-            .iter()
             .map(|put| pipeline.put_with(put.clone()))
             .collect::<Result<_, _>>()?;
         for pending in pending {
@@ -552,6 +541,17 @@ impl Shared {
 }
 
 impl State {
+    /// Deletes on a new connection what has ceased to be announced while it was made.
+    fn take_back(&self, client: &Client, announced: &BTreeMap<u64, Put>) {
+        for (number, put) in announced {
+            let is_wanted = |other: &Put| other.key() == put.key();
+            if !self.announced.contains_key(number) && !self.announced.values().any(is_wanted) {
+                // A connection that is lost again takes the entry along.
+                let _ = client.pipeline().delete(put.key());
+            }
+        }
+    }
+
     /// Drops a connection that is lost, if it is still the one that is used.
     fn forget(&mut self, client: &Client) {
         if self
@@ -601,18 +601,6 @@ fn keep_connected(shared: &Weak<Shared>) {
 
 fn session_put(key: &str, value: Value) -> Result<Put, Error> {
     Ok(Put::new(key, value)?.lifetime(Lifetime::Session))
-}
-
-/// Whether a request has surely not been carried out and may be asked again.
-fn is_unsent(error: &Error) -> bool {
-    matches!(error, Error::Closed | Error::Io(_) | Error::Connect { .. })
-}
-
-/// Whether another attempt to connect may succeed.
-pub(super) fn is_passing(error: &Error) -> bool {
-    error.is_disconnect()
-        || matches!(error, Error::Timeout)
-        || error.code() == Some(ErrorCode::Limit)
 }
 
 fn is_before(deadline: Instant) -> bool {

@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::link::{SILENCE_MAX, is_passing};
+use super::link::SILENCE_MAX;
+use super::retry::is_passing;
 use super::{Error, Link, Subscription, SubscriptionEnder, Value};
 use crate::address::Address;
 use crate::key::{Key, Pattern};

@@ -11,7 +11,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{RequestId, deadline};
+use super::connection::deadline;
+use super::exchange::RequestId;
 use super::{Client, Error, Event};
 use crate::key::Pattern;
 use crate::wire;

@@ -178,6 +178,45 @@ fn a_conditional_put_is_repeated_within_one_history() {
     daemons.wait_for_script();
 }
 
+/// What keeps it from being sent again says nothing about the time before.
+#[test]
+fn a_put_whose_repetition_fails_is_of_unknown_fate() {
+    let daemons = Daemons::play(vec![then(|peer| {
+        peer.line();
+    })]);
+    let link = daemons.link_with(|builder| builder.patience(Duration::from_millis(50)));
+    let put = Put::new("a", value("1")).unwrap().if_changed();
+    let error = link.put_with(put).unwrap_err();
+    assert!(matches!(error, Error::Unanswered(_)), "{error:?}");
+}
+
+#[test]
+fn what_ceases_to_be_announced_during_a_connect_is_deleted() {
+    let (asked, is_asked) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let daemons = Daemons::play(vec![
+        then(|peer| {
+            let request = peer.line();
+            peer.say(&Peer::answer_to(&request, r#""rev":5"#));
+        }),
+        then(move |peer| {
+            let request = peer.line();
+            asked.send(()).unwrap();
+            gone.recv().unwrap();
+            peer.say(&Peer::answer_to(&request, r#""rev":6"#));
+            assert_eq!(peer.line(), r#"{"id":3,"op":"delete","key":"present.a"}"#);
+            peer.say(r#"{"id":3,"ok":true,"rev":7,"deleted":1}"#);
+        }),
+    ]);
+    let link = daemons.link();
+    let announcement = link.announce("present.a", &1).unwrap();
+    is_asked.recv_timeout(PATIENCE).unwrap();
+    drop(announcement);
+    go.send(()).unwrap();
+    daemons.wait_for_script();
+    daemons.wait_for_script();
+}
+
 #[test]
 fn an_update_begins_again_where_others_were_faster() {
     let daemons = Daemons::play(vec![then(|peer| {
