@@ -70,9 +70,7 @@ impl Storm {
                 self.fault();
             }
             self.progress();
-            eprintln!("{:?} quiet {}", start.elapsed(), self.proxy.bytes());
             self.quiet();
-            eprintln!("{:?} done", start.elapsed());
             quiet_points += 1;
             self.each_paused(|child| child.order("go"));
         }

@@ -40,6 +40,8 @@ struct Known {
     settled: Option<(Value, u64)>,
     /// What it may hold instead.
     maybes: Vec<Option<Value>>,
+    /// What was refused or not sent, to be shown where it was carried out all the same.
+    denied: Vec<String>,
 }
 
 /// Plays a writer: on `pause` it tells its counts, then `check`s what is there, and `go`es on.
@@ -211,8 +213,9 @@ impl Writer {
         match done {
             Ok(rev) => known.settled = value.map(|value| (value, rev)),
             Err(error) if is_unknown(&error) => known.maybes.push(value),
-            // It was not sent, or it was refused.
-            Err(_) => {}
+            Err(error) => known
+                .denied
+                .push(format!("{}: {error}", shown(value.as_ref()))),
         }
     }
 
@@ -243,16 +246,18 @@ impl Writer {
             let is_maybe = || known.maybes.iter().any(|maybe| maybe.as_ref() == value);
             assert!(
                 value == settled || is_gone || is_maybe(),
-                "{key} holds {}, last acknowledged was {}, unknown is {:?}",
+                "{key} holds {}, last acknowledged was {}, unknown is {:?}, denied was {:?}",
                 shown(value),
                 shown(settled),
                 known
                     .maybes
                     .iter()
                     .map(|maybe| shown(maybe.as_ref()))
-                    .collect::<Vec<_>>()
+                    .collect::<Vec<_>>(),
+                known.denied,
             );
             known.maybes.clear();
+            known.denied.clear();
             known.settled = found;
         }
         let unknown: Vec<_> = found.keys().collect();
