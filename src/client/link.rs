@@ -14,6 +14,7 @@
 //! for the outcome. Where entries are [announced](Link::announce) a thread waits for the end of the
 //! connection, so that they come back while nobody asks anything. Without them there is no thread.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -204,7 +205,19 @@ impl Link {
     /// As [`Link::put`]. Deleting a key twice does no harm, so one whose answer is lost is asked again;
     /// whether there was a key is then said of the last time.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<bool, Error> {
-        self.read(|client| client.delete(key.as_ref()))
+        let is_lost = Cell::new(false);
+        let deleted = self.read(|client| {
+            client.delete(key.as_ref()).inspect_err(|error| {
+                is_lost.set(is_lost.get() || matches!(error, Error::Unanswered(_)));
+            })
+        });
+        match deleted {
+            // Why it could not be asked again says nothing about the first time.
+            Err(error) if is_lost.get() && !matches!(error, Error::Unanswered(_)) => {
+                Err(Error::Unanswered(Box::new(error)))
+            }
+            deleted => deleted,
+        }
     }
 
     /// Carries out a batch, but that it waits for a connection. The operations are added by the
