@@ -16,6 +16,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -127,8 +128,9 @@ impl Link {
     /// waits for one as long as [the patience](LinkBuilder::patience) lasts.
     ///
     /// # Errors
-    /// Why the last attempt failed, see [`Builder::connect`]. What does not go away by itself, as a
-    /// daemon that refuses the token, is reported at once.
+    /// Why the last attempt failed, see [`Builder::connect`], but never [`Error::Unanswered`] or
+    /// [`Error::Timeout`]: nothing was asked yet. What does not go away by itself, as a daemon that
+    /// refuses the token, is reported at once.
     pub fn client(&self) -> Result<Client, Error> {
         self.0.client(self.deadline(), &|| false)
     }
@@ -463,7 +465,7 @@ impl Shared {
             }
             let now = Instant::now();
             if now >= deadline && last_error.is_some() {
-                return Err(last_error.unwrap_or(Error::Timeout));
+                return Err(self.not_reached(last_error));
             }
             let wait = match state.next_attempt {
                 _ if state.is_connecting => deadline,
@@ -496,10 +498,23 @@ impl Shared {
             let patience = wait.saturating_duration_since(now);
             if patience.is_zero() && last_error.is_none() {
                 // Others are trying, or have just failed.
-                return Err(Error::Timeout);
+                return Err(self.not_reached(None));
             }
             let waited = self.changed.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Why there is no connection, in words that say that nothing was asked over it: a greeting whose
+    /// fate is unknown is no request of the caller's.
+    fn not_reached(&self, error: Option<Error>) -> Error {
+        match error {
+            Some(Error::Unanswered(cause)) => *cause,
+            Some(Error::Timeout) | None => Error::Connect {
+                address: self.address.clone(),
+                source: io::ErrorKind::TimedOut.into(),
+            },
+            Some(error) => error,
         }
     }
 
