@@ -480,7 +480,7 @@ impl Shared {
                     self.changed.notify_all();
                     match made {
                         Ok(client) => {
-                            state.take_back(&client, &announced);
+                            state.catch_up(&client, &announced);
                             state.backoff.reset();
                             state.next_attempt = None;
                             state.client = Some(client);
@@ -569,13 +569,19 @@ impl Shared {
 }
 
 impl State {
-    /// Deletes on a new connection what has ceased to be announced while it was made.
-    fn take_back(&self, client: &Client, announced: &BTreeMap<u64, Put>) {
+    /// Makes up on a new connection for what has ceased to be announced, or has got another value, while
+    /// it was made.
+    fn catch_up(&self, client: &Client, announced: &BTreeMap<u64, Put>) {
+        let pipeline = client.pipeline();
         for (number, put) in announced {
             let is_wanted = |other: &Put| other.key() == put.key();
-            if !self.announced.contains_key(number) && !self.announced.values().any(is_wanted) {
-                // A connection that is lost again takes the entry along.
-                let _ = client.pipeline().delete(put.key());
+            // A connection that is lost again takes the entry along, and the next one gets it right.
+            match self.announced.get(number) {
+                Some(newer) if newer != put => drop(pipeline.put_with(newer.clone())),
+                None if !self.announced.values().any(is_wanted) => {
+                    drop(pipeline.delete(put.key()));
+                }
+                _ => {}
             }
         }
     }
