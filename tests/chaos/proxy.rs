@@ -176,7 +176,9 @@ impl Pump {
             if self.to.write_all(&buffer[..passing]).is_err() {
                 break;
             }
-            self.shared.bytes.fetch_add(passing as u64, Ordering::Relaxed);
+            self.shared
+                .bytes
+                .fetch_add(passing as u64, Ordering::Relaxed);
             if is_cut {
                 self.shared.cuts.fetch_add(1, Ordering::Relaxed);
                 break;

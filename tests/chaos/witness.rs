@@ -70,7 +70,12 @@ impl<T: Told> Witness<T> {
     /// Takes a cut into account.
     pub(crate) fn take(&mut self, cut: &Cut<T>) {
         // Over a reboot the revisions go on as well, because there is a durable journal.
-        assert!(cut.rev >= self.rev, "a cut at {} after {}", cut.rev, self.rev);
+        assert!(
+            cut.rev >= self.rev,
+            "a cut at {} after {}",
+            cut.rev,
+            self.rev
+        );
         let mut last = self.rev;
         let mut groups = BTreeSet::new();
         for change in &cut.changes {
@@ -81,7 +86,11 @@ impl<T: Told> Witness<T> {
                 rev > last || (is_found && rev == last),
                 "{key} changed at {rev} after a change at {last}"
             );
-            assert!(rev <= cut.rev, "{key} changed at {rev} in a cut at {}", cut.rev);
+            assert!(
+                rev <= cut.rev,
+                "{key} changed at {rev} in a cut at {}",
+                cut.rev
+            );
             last = rev;
             if let Some((group, _)) = key.split_once(GROUP) {
                 groups.insert(format!("{group}{GROUP}"));

@@ -119,7 +119,10 @@ impl Writer {
         let done = self.link.put_with(put(&key, &value).if_rev(rev));
         if let Err(error) = &done {
             let is_conflict = error.code() == Some(ErrorCode::Conflict);
-            assert!(!(is_conflict && is_certain), "{key} has been at {rev}: {error}");
+            assert!(
+                !(is_conflict && is_certain),
+                "{key} has been at {rev}: {error}"
+            );
         }
         self.note(&key, Some(value), done.map(|written| written.rev));
     }
@@ -177,7 +180,11 @@ impl Writer {
             let puts = keys.iter().zip(&values);
             puts.fold(batch, |batch, (key, value)| batch.put_with(put(key, value)))
         });
-        self.note_group(&keys, &values.into_iter().map(Some).collect::<Vec<_>>(), &done);
+        self.note_group(
+            &keys,
+            &values.into_iter().map(Some).collect::<Vec<_>>(),
+            &done,
+        );
     }
 
     fn delete_group(&mut self) {
