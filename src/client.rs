@@ -25,6 +25,9 @@
 //! requests under way. [`Link`] connects again, and does about each what can be done safely. [`Mirror`]
 //! is a copy of a part of the keyspace on top of that, which is what most services want.
 
+mod announced;
+#[cfg(feature = "async")]
+pub mod asynchronous;
 mod backoff;
 mod connection;
 mod error;
@@ -57,7 +60,7 @@ use crate::address::Address;
 use crate::key::{KeyRef, Pattern};
 use crate::wire::{CLIENT_NAME_BYTES_MAX, Delete, Limits, Op, PROTOCOL};
 use connection::{Connection, Stream};
-use response::Reading;
+use response::{Answered, Reading};
 
 pub use crate::wire::{ErrorCode, Failure, Lifetime};
 pub use connection::Step;
@@ -323,7 +326,7 @@ impl Client {
     /// # Errors
     /// As [`Client::put`].
     pub fn stats(&self) -> Result<Stats, Error> {
-        self.call(Op::Stats, response::whole).map(Stats::received)
+        self.call(Op::Stats, stats::stats)
     }
 
     /// One object for each connection to the daemon, as it tells them.
@@ -331,10 +334,7 @@ impl Client {
     /// # Errors
     /// As [`Client::put`].
     pub fn clients(&self) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, Error> {
-        let fields: stats::Fields = self.call(Op::Clients, response::whole)?;
-        fields
-            .objects("clients")
-            .ok_or_else(|| Error::Protocol("an answer without `clients`".into()))
+        self.call(Op::Clients, stats::clients)
     }
 
     /// Asks the daemon for an answer and nothing else.
@@ -478,23 +478,34 @@ impl Builder {
 
     fn greet(&self, stream: Stream, deadline: Option<Instant>) -> Result<Client, Error> {
         let connection = Connection::new(stream, self.reply_timeout).map_err(Error::Io)?;
-        let name = self.name.clone().unwrap_or_else(program_name);
-        let id = connection.submit(Op::Hello {
-            client: Some(clipped(&name).into()),
-            token: self.token.as_deref().map(Into::into),
-        })?;
+        let id = connection.submit(self.hello())?;
         let patience = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let greeting: Greeting = response::whole(connection.answer(id, patience)?)?;
+        let greeting = Greeting::read(connection.answer(id, patience)?)?;
+        Ok(Client(Arc::new(Shared {
+            connection,
+            greeting,
+        })))
+    }
+
+    fn hello(&self) -> Op<'static> {
+        let name = self.name.clone().unwrap_or_else(program_name);
+        Op::Hello {
+            client: Some(clipped(&name).to_owned().into()),
+            token: self.token.clone().map(Into::into),
+        }
+    }
+}
+
+impl Greeting {
+    fn read(answer: Answered) -> Result<Greeting, Error> {
+        let greeting: Greeting = response::whole(answer)?;
         if greeting.protocol != PROTOCOL {
             let theirs = greeting.protocol;
             return Err(Error::Protocol(format!(
                 "it speaks version {theirs}, this client speaks version {PROTOCOL}"
             )));
         }
-        Ok(Client(Arc::new(Shared {
-            connection,
-            greeting,
-        })))
+        Ok(greeting)
     }
 }
 

@@ -39,8 +39,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::error::End;
-use super::exchange::{Answered, Exchange, RequestId};
-use super::response::Response;
+use super::exchange::{Exchange, RequestId};
+use super::response::{Answered, Response};
 use super::{Error, Event};
 use crate::wire::{Op, Subscribe};
 

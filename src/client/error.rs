@@ -93,6 +93,28 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same for another one who waits for the same thing.
+    #[cfg(feature = "async")]
+    pub(super) fn again(&self) -> Error {
+        match self {
+            Error::Address(error) => Error::Address(error.clone()),
+            Error::Connect { address, source } => Error::Connect {
+                address: address.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Error::Io(error) => Error::Io(io::Error::new(error.kind(), error.to_string())),
+            Error::Key(error) => Error::Key(error.clone()),
+            Error::Value(error) => Error::Value(serde::de::Error::custom(error)),
+            Error::Server(failure) => Error::Server(failure.clone()),
+            Error::Protocol(what) => Error::Protocol(what.clone()),
+            Error::Timeout => Error::Timeout,
+            Error::Closed => Error::Closed,
+            Error::Unanswered(cause) => Error::Unanswered(Box::new(cause.again())),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

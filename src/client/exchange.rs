@@ -22,10 +22,10 @@ use std::collections::{HashMap, VecDeque};
 
 use super::error::End;
 use super::inbox::Inbox;
-use super::response::Response;
+use super::response::{Answered, Response};
 use super::{Event, Value};
 use crate::key::Key;
-use crate::wire::{Failure, Happening, Id, Incoming, Op, Request, Subscribe};
+use crate::wire::{Happening, Id, Incoming, Op, Request, Subscribe};
 
 /// There is no room for a request while more bytes than these wait to be written.
 const OUTGOING_BYTES_MAX: usize = 64 << 10;
@@ -39,9 +39,6 @@ const INCOMING_BYTES_KEPT: usize = 64 << 10;
 /// What a request's answer is waited for by, and a subscription's events: its place in the order of
 /// requests.
 pub(super) type RequestId = u64;
-
-/// A success or a refusal.
-pub(super) type Answered = Result<Response, Failure>;
 
 /// Everything that a connection has to remember.
 pub(super) struct Exchange {

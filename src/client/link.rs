@@ -15,7 +15,6 @@
 //! connection, so that they come back while nobody asks anything. Without them there is no thread.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -23,9 +22,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::announced::{Announced, session_put};
 use super::backoff::Backoff;
-use super::retry::{Attempts, is_passing, is_unsent};
-use super::{Batch, Builder, Client, Entry, Error, Lifetime, Put, Value, Written};
+use super::retry::{self, Attempts, Update, is_passing, is_unsent};
+use super::{Batch, Builder, Client, Entry, Error, Put, Value, Written};
 use crate::address::Address;
 use crate::wire::ErrorCode;
 
@@ -76,9 +76,7 @@ struct State {
     backoff: Backoff,
     /// No attempt before this.
     next_attempt: Option<Instant>,
-    /// Entries to be put on each new connection, by number.
-    announced: BTreeMap<u64, Put>,
-    next_number: u64,
+    announced: Announced,
     has_keeper: bool,
 }
 
@@ -267,16 +265,10 @@ impl Link {
         let key = key.as_ref();
         let deadline = self.deadline();
         loop {
-            let entry = self.get::<T>(key)?;
-            let rev = entry.as_ref().map_or(0, |entry| entry.rev);
-            let terms = entry.as_ref().map(|entry| (entry.lifetime, entry.ttl));
-            let Some(value) = change(entry.map(|entry| entry.value)) else {
-                return Ok(rev);
+            let put = match retry::update(key, self.get::<T>(key)?, &mut change)? {
+                Update::Put(put) => put,
+                Update::Nothing { rev } => return Ok(rev),
             };
-            let mut put = Put::new(key, Value::of(&value)?)?.if_rev(rev);
-            if let Some((lifetime, ttl)) = terms {
-                put = put.on_terms(lifetime, ttl);
-            }
             match self.put_with(put) {
                 Err(error) if error.code() == Some(ErrorCode::Conflict) && is_before(deadline) => {}
                 done => return Ok(done?.rev),
@@ -307,7 +299,7 @@ impl Link {
         let key = put.key().to_owned();
         // A connection that is made from here on announces it by itself.
         self.client()?;
-        let number = self.0.register(put.clone());
+        let number = self.0.lock().announced.add(put.clone());
         let announcement = Announcement {
             link: self.clone(),
             number,
@@ -391,8 +383,7 @@ impl LinkBuilder {
             is_connecting: false,
             backoff: Backoff::new(self.pause_min, self.pause_max),
             next_attempt: None,
-            announced: BTreeMap::new(),
-            next_number: 0,
+            announced: Announced::default(),
             has_keeper: false,
         };
         Link(Arc::new(Shared {
@@ -418,7 +409,7 @@ impl Announcement {
     pub fn set<T: Serialize + ?Sized>(&self, value: &T) -> Result<u64, Error> {
         let put = session_put(&self.key, Value::of(value)?)?;
         let mut state = self.link.0.lock();
-        state.announced.insert(self.number, put.clone());
+        state.announced.set(self.number, put.clone());
         drop(state);
         self.put_now(put)
     }
@@ -433,7 +424,7 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         let mut state = self.link.0.lock();
-        state.announced.remove(&self.number);
+        state.announced.remove(self.number);
         let client = state.client.clone();
         drop(state);
         if let Some(client) = client {
@@ -474,7 +465,7 @@ impl Shared {
                     state.is_connecting = true;
                     let announced = state.announced.clone();
                     drop(state);
-                    let made = self.connect(announced.values());
+                    let made = self.connect(&announced);
                     state = self.lock();
                     state.is_connecting = false;
                     self.changed.notify_all();
@@ -519,10 +510,11 @@ impl Shared {
     }
 
     /// Makes a connection on which everything is announced.
-    fn connect<'p>(&self, announced: impl Iterator<Item = &'p Put>) -> Result<Client, Error> {
+    fn connect(&self, announced: &Announced) -> Result<Client, Error> {
         let client = self.options.client.connect(&self.address)?;
         let pipeline = client.pipeline();
         let pending: Vec<_> = announced
+            .puts()
             .map(|put| pipeline.put_with(put.clone()))
             .collect::<Result<_, _>>()?;
         for pending in pending {
@@ -533,15 +525,6 @@ impl Shared {
             }
         }
         Ok(client)
-    }
-
-    /// Adds an entry to those that each new connection begins with.
-    fn register(&self, put: Put) -> u64 {
-        let mut state = self.lock();
-        let number = state.next_number;
-        state.next_number += 1;
-        state.announced.insert(number, put);
-        number
     }
 
     /// Sees to it that a connection is made again while nobody asks anything.
@@ -571,18 +554,14 @@ impl Shared {
 impl State {
     /// Makes up on a new connection for what has ceased to be announced, or has got another value, while
     /// it was made.
-    fn catch_up(&self, client: &Client, announced: &BTreeMap<u64, Put>) {
+    fn catch_up(&self, client: &Client, announced: &Announced) {
         let pipeline = client.pipeline();
-        for (number, put) in announced {
-            let is_wanted = |other: &Put| other.key() == put.key();
-            // A connection that is lost again takes the entry along, and the next one gets it right.
-            match self.announced.get(number) {
-                Some(newer) if newer != put => drop(pipeline.put_with(newer.clone())),
-                None if !self.announced.values().any(is_wanted) => {
-                    drop(pipeline.delete(put.key()));
-                }
-                _ => {}
-            }
+        // A connection that is lost again takes the entries along, and the next one gets them right.
+        for put in self.announced.changed_since(announced) {
+            drop(pipeline.put_with(put.clone()));
+        }
+        for key in self.announced.gone_since(announced) {
+            drop(pipeline.delete(key));
         }
     }
 
@@ -631,10 +610,6 @@ fn keep_connected(shared: &Weak<Shared>) {
             }
         }
     }
-}
-
-fn session_put(key: &str, value: Value) -> Result<Put, Error> {
-    Ok(Put::new(key, value)?.lifetime(Lifetime::Session))
 }
 
 fn is_before(deadline: Instant) -> bool {

@@ -12,7 +12,7 @@
 //! what has changed, all entries come again and are compared with the copy; what `client/mirror/replica.rs`
 //! reports is the true difference, deletions included. Until then the copy stays as it is.
 
-mod replica;
+pub(super) mod replica;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,7 +87,7 @@ pub struct Follower<T = Value> {
 }
 
 /// One consistent state of a mirror, to be read as a whole. While it is held the copy does not move on.
-pub struct View<'m, T = Value>(RwLockReadGuard<'m, Replica<T>>);
+pub struct View<'m, T = Value>(pub(super) RwLockReadGuard<'m, Replica<T>>);
 
 struct Live {
     subscription: Subscription,

@@ -6,7 +6,9 @@
 //! from then on every failure to find out leaves its fate unknown: whatever hinders a repetition, what is
 //! reported is the answer that was lost.
 
-use super::{Error, Put, Written};
+use serde::Serialize;
+
+use super::{Entry, Error, Put, Value, Written};
 use crate::wire::ErrorCode;
 
 /// Whether a request has surely not been carried out and may be asked again.
@@ -83,10 +85,37 @@ impl Attempts {
     }
 }
 
+/// What a read-modify-write comes to.
+pub(super) enum Update {
+    Put(Put),
+    /// Nothing is to be changed. The revision of what is there; `0` where nothing is.
+    Nothing {
+        rev: u64,
+    },
+}
+
+/// Makes a new value of what was read, to be put if nobody else was faster. The entry keeps its
+/// lifetime, and what is left of its time to live.
+pub(super) fn update<T: Serialize>(
+    key: &str,
+    entry: Option<Entry<T>>,
+    change: impl FnOnce(Option<T>) -> Option<T>,
+) -> Result<Update, Error> {
+    let rev = entry.as_ref().map_or(0, |entry| entry.rev);
+    let terms = entry.as_ref().map(|entry| (entry.lifetime, entry.ttl));
+    let Some(value) = change(entry.map(|entry| entry.value)) else {
+        return Ok(Update::Nothing { rev });
+    };
+    let put = Put::new(key, Value::of(&value)?)?.if_rev(rev);
+    Ok(Update::Put(match terms {
+        Some((lifetime, ttl)) => put.on_terms(lifetime, ttl),
+        None => put,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Value;
     use crate::wire::Failure;
 
     const REV: Written = Written {

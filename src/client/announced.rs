@@ -1,0 +1,102 @@
+//! The entries that a link announces, apart from the connections on which it does.
+
+use std::collections::BTreeMap;
+
+use super::{Error, Lifetime, Put, Value};
+
+/// Entries to be put on each new connection, by number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Announced {
+    puts: BTreeMap<u64, Put>,
+    next_number: u64,
+}
+
+/// What announces a value.
+pub(super) fn session_put(key: &str, value: Value) -> Result<Put, Error> {
+    Ok(Put::new(key, value)?.lifetime(Lifetime::Session))
+}
+
+impl Announced {
+    pub(super) fn add(&mut self, put: Put) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.puts.insert(number, put);
+        number
+    }
+
+    /// Gives an entry that is still announced another value.
+    pub(super) fn set(&mut self, number: u64, put: Put) {
+        if let Some(held) = self.puts.get_mut(&number) {
+            *held = put;
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: u64) {
+        self.puts.remove(&number);
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.puts.is_empty()
+    }
+
+    pub(super) fn puts(&self) -> impl Iterator<Item = &Put> {
+        self.puts.values()
+    }
+
+    /// The keys that were announced then and are not now: to be deleted on a connection that was made
+    /// meanwhile.
+    pub(super) fn gone_since<'a>(
+        &'a self,
+        earlier: &'a Announced,
+    ) -> impl Iterator<Item = &'a str> {
+        let keys = earlier.puts().map(Put::key);
+        keys.filter(|key| self.puts().all(|put| put.key() != *key))
+    }
+
+    /// What was announced then with another value.
+    pub(super) fn changed_since<'a>(
+        &'a self,
+        earlier: &'a Announced,
+    ) -> impl Iterator<Item = &'a Put> {
+        let puts = self.puts.iter();
+        let is_changed = |number: &u64, put: &Put| {
+            let before = earlier.puts.get(number);
+            before.is_some_and(|before| before != put)
+        };
+        puts.filter_map(move |(number, put)| is_changed(number, put).then_some(put))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_found() {
+        let mut announced = Announced::default();
+        let put = |key: &str| session_put(key, Value::from_bytes("")).unwrap();
+        let numbers = ["a", "b", "b", "c"].map(|key| announced.add(put(key)));
+        let earlier = announced.clone();
+        announced.remove(numbers[0]);
+        announced.remove(numbers[1]);
+        announced.add(put("d"));
+        announced.set(numbers[0], put("a"));
+        assert_eq!(announced.gone_since(&earlier).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(announced.puts().count(), 3);
+    }
+
+    #[test]
+    fn what_has_another_value_is_found() {
+        let mut announced = Announced::default();
+        let put = |value: &str| session_put("a", Value::from_bytes(value)).unwrap();
+        let numbers = ["1", "2", "3"].map(|value| announced.add(put(value)));
+        let earlier = announced.clone();
+        announced.set(numbers[0], put("1"));
+        announced.set(numbers[1], put("4"));
+        announced.remove(numbers[2]);
+        announced.add(put("5"));
+        let changed: Vec<&Put> = announced.changed_since(&earlier).collect();
+        assert_eq!(changed, [&put("4")]);
+    }
+}
