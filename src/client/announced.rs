@@ -53,19 +53,6 @@ impl Announced {
         let keys = earlier.puts().map(Put::key);
         keys.filter(|key| self.puts().all(|put| put.key() != *key))
     }
-
-    /// What was announced then with another value.
-    pub(super) fn changed_since<'a>(
-        &'a self,
-        earlier: &'a Announced,
-    ) -> impl Iterator<Item = &'a Put> {
-        let puts = self.puts.iter();
-        let is_changed = |number: &u64, put: &Put| {
-            let before = earlier.puts.get(number);
-            before.is_some_and(|before| before != put)
-        };
-        puts.filter_map(move |(number, put)| is_changed(number, put).then_some(put))
-    }
 }
 
 #[cfg(test)]
@@ -84,19 +71,5 @@ mod tests {
         announced.set(numbers[0], put("a"));
         assert_eq!(announced.gone_since(&earlier).collect::<Vec<_>>(), ["a"]);
         assert_eq!(announced.puts().count(), 3);
-    }
-
-    #[test]
-    fn what_has_another_value_is_found() {
-        let mut announced = Announced::default();
-        let put = |value: &str| session_put("a", Value::from_bytes(value)).unwrap();
-        let numbers = ["1", "2", "3"].map(|value| announced.add(put(value)));
-        let earlier = announced.clone();
-        announced.set(numbers[0], put("1"));
-        announced.set(numbers[1], put("4"));
-        announced.remove(numbers[2]);
-        announced.add(put("5"));
-        let changed: Vec<&Put> = announced.changed_since(&earlier).collect();
-        assert_eq!(changed, [&put("4")]);
     }
 }

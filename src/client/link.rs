@@ -471,7 +471,7 @@ impl Shared {
                     self.changed.notify_all();
                     match made {
                         Ok(client) => {
-                            state.catch_up(&client, &announced);
+                            state.take_back(&client, &announced);
                             state.backoff.reset();
                             state.next_attempt = None;
                             state.client = Some(client);
@@ -552,16 +552,11 @@ impl Shared {
 }
 
 impl State {
-    /// Makes up on a new connection for what has ceased to be announced, or has got another value, while
-    /// it was made.
-    fn catch_up(&self, client: &Client, announced: &Announced) {
-        let pipeline = client.pipeline();
-        // A connection that is lost again takes the entries along, and the next one gets them right.
-        for put in self.announced.changed_since(announced) {
-            drop(pipeline.put_with(put.clone()));
-        }
+    /// Deletes on a new connection what has ceased to be announced while it was made.
+    fn take_back(&self, client: &Client, announced: &Announced) {
         for key in self.announced.gone_since(announced) {
-            drop(pipeline.delete(key));
+            // A connection that is lost again takes the entry along.
+            let _ = client.pipeline().delete(key);
         }
     }
 
