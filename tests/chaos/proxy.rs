@@ -20,9 +20,6 @@ use nix::sys::socket::sockopt::SndBuf;
 
 use crate::random::Random;
 
-/// About so many bytes pass in one direction before a cut, on average.
-const BYTES_BEFORE_CUT: u64 = 100 << 10;
-
 /// What the kernel holds for a client.
 const BUFFER_BYTES: usize = 4 << 10;
 
@@ -152,11 +149,9 @@ struct Pump {
 
 impl Pump {
     fn run(&mut self) {
-        let mut left = match self.random.below(4) {
-            // Often within the greeting or the first request.
-            0 => self.random.below(1 << 10),
-            _ => self.random.below(2 * BYTES_BEFORE_CUT),
-        };
+        // Of any magnitude: within the greeting, within the first request or its answer, after many.
+        let magnitude = 1 << (7 + self.random.below(12));
+        let mut left = magnitude + self.random.below(magnitude);
         let mut buffer = vec![0; 16 << 10];
         let mut is_cut = false;
         while let Some(count) = self.read(&mut buffer) {

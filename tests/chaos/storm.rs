@@ -100,12 +100,8 @@ impl Storm {
             _ => return,
         };
         *self.faults.entry(name).or_default() += 1;
-        let daemon = self.daemon.take().unwrap();
-        if name == "kills" || (name == "reboots" && self.random.once_in(2)) {
-            daemon.kill();
-        } else {
-            daemon.stop();
-        }
+        let is_killed = name == "kills" || (name == "reboots" && self.random.once_in(2));
+        self.end_daemon(is_killed);
         if name == "reboots" {
             // What goes with the machine.
             std::fs::remove_dir_all(self.plan.runtime_directory()).unwrap();
@@ -117,12 +113,27 @@ impl Storm {
         self.daemon = Some(self.plan.start());
     }
 
-    /// Has everybody pause, and compares.
+    fn end_daemon(&mut self, is_killed: bool) {
+        let daemon = self.daemon.take().unwrap();
+        if is_killed {
+            daemon.kill();
+        } else {
+            daemon.stop();
+        }
+    }
+
+    /// Has everybody pause, and compares. Before that the daemon may be started again, so that whoever
+    /// is to come back does so while nobody asks anything.
     fn quiet(&mut self) -> (Client, Vec<String>) {
         self.proxy.set_calm(true);
         self.each_paused(|child| child.order("pause"));
         let counts: Vec<String> = self.writers.iter_mut().map(Child::answer).collect();
         let announced: Vec<String> = self.announcers.iter_mut().map(Child::answer).collect();
+        if self.random.once_in(2) {
+            let is_killed = self.random.once_in(2);
+            self.end_daemon(is_killed);
+            self.daemon = Some(self.plan.start());
+        }
         let client = Client::connect(self.plan.socket().to_str().unwrap()).unwrap();
         // Whoever has been cut off is forgotten, so nothing more of him is carried out.
         self.wait("connections are forgotten", |storm| {
