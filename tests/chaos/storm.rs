@@ -210,12 +210,20 @@ impl Storm {
             found.eq(expected.iter().cloned())
         });
         self.compare_mirrors(&client);
-        let mirrors = self.mirrors.iter_mut();
-        let accounts = mirrors.map(|mirror| (mirror.name().to_owned(), mirror.ask("end")));
-        accounts
-            .map(|(name, account)| format!("{name}: {account} (cuts, resets, changes)"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        let mut accounts = Vec::new();
+        let mut resets = 0;
+        for mirror in &mut self.mirrors {
+            let account = mirror.ask("end");
+            resets += account.split(' ').nth(1).unwrap().parse::<usize>().unwrap();
+            accounts.push(format!(
+                "{}: {account} (cuts, resets, changes)",
+                mirror.name()
+            ));
+        }
+        // Otherwise nothing was shown.
+        assert!(self.proxy.cuts() > 0, "no connection was cut");
+        assert!(resets > self.mirrors.len(), "nobody was left behind");
+        accounts.join(", ")
     }
 
     fn each_paused(&mut self, act: impl FnMut(&mut Child)) {
