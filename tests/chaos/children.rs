@@ -107,7 +107,7 @@ pub(crate) fn play() {
     let words: Vec<&str> = part.splitn(4, ' ').collect();
     let (part, number, seed) = (words[0], words[1].parse().unwrap(), words[2]);
     // Less than a daemon may be away, so that calls fail as well.
-    let patience = Duration::from_millis(400);
+    let patience = Duration::from_millis(150);
     let link = Link::builder()
         .connection(Client::builder().name(format!("{part} {number}")))
         .patience(patience)

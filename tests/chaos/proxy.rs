@@ -182,8 +182,8 @@ impl Pump {
         // What has been written to either side can still be read there.
         let _ = self.from.shutdown(Shutdown::Both);
         let _ = self.to.shutdown(Shutdown::Both);
-        if is_cut && self.random.once_in(8) {
-            self.shared.pause(self.random.pause(700));
+        if is_cut && self.random.once_in(5) {
+            self.shared.pause(self.random.pause(500));
         }
     }
 

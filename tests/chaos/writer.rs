@@ -242,7 +242,14 @@ impl Writer {
     /// durable.
     fn check(&mut self, has_rebooted: bool) {
         let mut found = BTreeMap::new();
-        for entry in self.link.list(format!("{}.*", self.name)).unwrap() {
+        let entries = loop {
+            match self.link.list(format!("{}.*", self.name)) {
+                // Its patience is short.
+                Err(error) if error.is_disconnect() => {}
+                listed => break listed.unwrap(),
+            }
+        };
+        for entry in entries {
             found.insert(entry.key.as_str().to_owned(), (entry.value, entry.rev));
         }
         for (key, known) in &mut self.known {
