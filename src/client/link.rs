@@ -14,6 +14,8 @@
 //! for the outcome. Where entries are [announced](Link::announce) a thread waits for the end of the
 //! connection, so that they come back while nobody asks anything. Without them there is no thread.
 
+use std::cell::Cell;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -124,8 +126,9 @@ impl Link {
     /// waits for one as long as [the patience](LinkBuilder::patience) lasts.
     ///
     /// # Errors
-    /// Why the last attempt failed, see [`Builder::connect`]. What does not go away by itself, as a
-    /// daemon that refuses the token, is reported at once.
+    /// Why the last attempt failed, see [`Builder::connect`], but never [`Error::Unanswered`] or
+    /// [`Error::Timeout`]: nothing was asked yet. What does not go away by itself, as a daemon that
+    /// refuses the token, is reported at once.
     pub fn client(&self) -> Result<Client, Error> {
         self.0.client(self.deadline(), &|| false)
     }
@@ -202,7 +205,19 @@ impl Link {
     /// As [`Link::put`]. Deleting a key twice does no harm, so one whose answer is lost is asked again;
     /// whether there was a key is then said of the last time.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<bool, Error> {
-        self.read(|client| client.delete(key.as_ref()))
+        let is_lost = Cell::new(false);
+        let deleted = self.read(|client| {
+            client.delete(key.as_ref()).inspect_err(|error| {
+                is_lost.set(is_lost.get() || matches!(error, Error::Unanswered(_)));
+            })
+        });
+        match deleted {
+            // Why it could not be asked again says nothing about the first time.
+            Err(error) if is_lost.get() && !matches!(error, Error::Unanswered(_)) => {
+                Err(Error::Unanswered(Box::new(error)))
+            }
+            deleted => deleted,
+        }
     }
 
     /// Carries out a batch, but that it waits for a connection. The operations are added by the
@@ -441,7 +456,7 @@ impl Shared {
             }
             let now = Instant::now();
             if now >= deadline && last_error.is_some() {
-                return Err(last_error.unwrap_or(Error::Timeout));
+                return Err(self.not_reached(last_error));
             }
             let wait = match state.next_attempt {
                 _ if state.is_connecting => deadline,
@@ -474,10 +489,23 @@ impl Shared {
             let patience = wait.saturating_duration_since(now);
             if patience.is_zero() && last_error.is_none() {
                 // Others are trying, or have just failed.
-                return Err(Error::Timeout);
+                return Err(self.not_reached(None));
             }
             let waited = self.changed.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Why there is no connection, in words that say that nothing was asked over it: a greeting whose
+    /// fate is unknown is no request of the caller's.
+    fn not_reached(&self, error: Option<Error>) -> Error {
+        match error {
+            Some(Error::Unanswered(cause)) => *cause,
+            Some(Error::Timeout) | None => Error::Connect {
+                address: self.address.clone(),
+                source: io::ErrorKind::TimedOut.into(),
+            },
+            Some(error) => error,
         }
     }
 

@@ -280,7 +280,14 @@ impl<T> Follower<T> {
             let Some(live) = &mut self.live else {
                 match self.connect(deadline) {
                     Ok(()) => continue,
-                    Err(error) if is_passing(&error) => self.shared.lost(error),
+                    Err(error) if is_passing(&error) => {
+                        let is_refused = error.code().is_some();
+                        self.shared.lost(error);
+                        if is_refused {
+                            // The connection is there, so nothing else pauses.
+                            self.shared.pause(deadline);
+                        }
+                    }
                     Err(error) => return Err(error),
                 }
                 if deadline.is_some_and(|at| at <= Instant::now()) {
@@ -466,6 +473,16 @@ impl<T> Shared<T> {
         status.ender = None;
     }
 
+    /// Waits after a refusal, unless it is stopped or the deadline comes before.
+    fn pause(&self, deadline: Option<Instant>) {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let pause = left.map_or(REFUSED_PAUSE, |left| left.min(REFUSED_PAUSE));
+        let waited = self
+            .changed
+            .wait_timeout_while(self.status(), pause, |_| !self.is_stopped());
+        drop(waited);
+    }
+
     fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Acquire)
     }
@@ -521,13 +538,8 @@ fn keep<T>(mut follower: Follower<T>, mut handlers: Vec<Handler<T>>) {
             Ok(Some(cut)) => handlers.iter_mut().for_each(|handle| handle(&cut)),
             Ok(None) => {}
             Err(error) => {
-                let shared = Arc::clone(&follower.shared);
-                shared.lost(error);
-                let status = shared.status();
-                let waited = shared
-                    .changed
-                    .wait_timeout_while(status, REFUSED_PAUSE, |_| !shared.is_stopped());
-                drop(waited);
+                follower.shared.lost(error);
+                follower.shared.pause(None);
             }
         }
     }

@@ -191,6 +191,16 @@ fn a_put_whose_repetition_fails_is_of_unknown_fate() {
 }
 
 #[test]
+fn a_delete_whose_repetition_fails_is_of_unknown_fate() {
+    let daemons = Daemons::play(vec![then(|peer| {
+        peer.line();
+    })]);
+    let link = daemons.link_with(|builder| builder.patience(Duration::from_millis(50)));
+    let error = link.delete("a").unwrap_err();
+    assert!(matches!(error, Error::Unanswered(_)), "{error:?}");
+}
+
+#[test]
 fn what_ceases_to_be_announced_during_a_connect_is_deleted() {
     let (asked, is_asked) = mpsc::channel();
     let (go, gone) = mpsc::channel::<()>();
