@@ -11,9 +11,11 @@ pub(super) struct Announced {
     next_number: u64,
 }
 
-/// What announces a value.
+/// What announces a value. Where the very entry is there still, after a restart of the daemon, it becomes
+/// this connection's, and nobody is told of a change that is none.
 pub(super) fn session_put(key: &str, value: Value) -> Result<Put, Error> {
-    Ok(Put::new(key, value)?.lifetime(Lifetime::Session))
+    let put = Put::new(key, value)?.lifetime(Lifetime::Session);
+    Ok(put.if_changed())
 }
 
 impl Announced {
@@ -31,8 +33,10 @@ impl Announced {
         }
     }
 
-    pub(super) fn remove(&mut self, number: u64) {
-        self.puts.remove(&number);
+    /// Takes an entry back, and gives its key where nothing else announces that.
+    pub(super) fn remove(&mut self, number: u64) -> Option<String> {
+        let key = self.puts.remove(&number)?.key().to_owned();
+        self.puts().all(|put| put.key() != key).then_some(key)
     }
 
     #[cfg(feature = "async")]
@@ -65,8 +69,9 @@ mod tests {
         let put = |key: &str| session_put(key, Value::from_bytes("")).unwrap();
         let numbers = ["a", "b", "b", "c"].map(|key| announced.add(put(key)));
         let earlier = announced.clone();
-        announced.remove(numbers[0]);
-        announced.remove(numbers[1]);
+        assert_eq!(announced.remove(numbers[0]).as_deref(), Some("a"));
+        assert_eq!(announced.remove(numbers[1]), None);
+        assert_eq!(announced.remove(numbers[1]), None);
         announced.add(put("d"));
         announced.set(numbers[0], put("a"));
         assert_eq!(announced.gone_since(&earlier).collect::<Vec<_>>(), ["a"]);

@@ -231,13 +231,23 @@ impl Connection {
         self.stream.as_fd()
     }
 
-    /// Waits until the connection has ended. With a `silence`, a peer is asked for a sign of life that
-    /// often, and one that gives none has the connection ended.
-    pub(super) fn wait_for_end(&self, silence: Option<Duration>) {
+    /// Waits until the connection has ended, with a `patience` no longer than that, and tells whether it
+    /// has. With a `silence`, a peer is asked for a sign of life that often, and one that gives none has
+    /// the connection ended.
+    pub(super) fn wait_for_end(
+        &self,
+        silence: Option<Duration>,
+        patience: Option<Duration>,
+    ) -> bool {
+        let end = deadline(patience);
         loop {
-            match self.wait(self.lock(), deadline(silence), |_| None::<()>) {
+            let next = deadline(silence).into_iter().chain(end).min();
+            match self.wait(self.lock(), next, |_| None::<()>) {
                 Err(Error::Timeout) => {}
-                _ => return,
+                _ => return true,
+            }
+            if end.is_some_and(|end| end <= Instant::now()) {
+                return false;
             }
             let answered = self
                 .submit(Op::Ping)

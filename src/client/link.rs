@@ -14,7 +14,6 @@
 //! for the outcome. Where entries are [announced](Link::announce) a thread waits for the end of the
 //! connection, so that they come back while nobody asks anything. Without them there is no thread.
 
-use std::cell::Cell;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -73,10 +72,14 @@ struct Shared {
 struct State {
     client: Option<Client>,
     is_connecting: bool,
+    /// Since when there is the connection.
+    since: Instant,
     backoff: Backoff,
     /// No attempt before this.
     next_attempt: Option<Instant>,
     announced: Announced,
+    /// Whether the daemon has refused something of that.
+    is_refused: bool,
     has_keeper: bool,
 }
 
@@ -202,22 +205,10 @@ impl Link {
     /// As [`Client::delete`], but that it waits for a connection.
     ///
     /// # Errors
-    /// As [`Link::put`]. Deleting a key twice does no harm, so one whose answer is lost is asked again;
-    /// whether there was a key is then said of the last time.
+    /// As [`Link::put`]. A deletion whose answer is lost is not sent again: it could take away what somebody
+    /// else has put meanwhile.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<bool, Error> {
-        let is_lost = Cell::new(false);
-        let deleted = self.read(|client| {
-            client.delete(key.as_ref()).inspect_err(|error| {
-                is_lost.set(is_lost.get() || matches!(error, Error::Unanswered(_)));
-            })
-        });
-        match deleted {
-            // Why it could not be asked again says nothing about the first time.
-            Err(error) if is_lost.get() && !matches!(error, Error::Unanswered(_)) => {
-                Err(Error::Unanswered(Box::new(error)))
-            }
-            deleted => deleted,
-        }
+        self.write(|client| client.delete(key.as_ref()))
     }
 
     /// Carries out a batch, but that it waits for a connection. The operations are added by the
@@ -233,14 +224,7 @@ impl Link {
     /// # Ok::<(), nkv::client::Error>(())
     /// ```
     pub fn batch(&self, add: impl Fn(Batch<'_>) -> Batch<'_>) -> Result<u64, Error> {
-        let deadline = self.deadline();
-        loop {
-            let client = self.0.client(deadline, &|| false)?;
-            match add(client.batch()).commit() {
-                Err(error) if is_unsent(&error) && is_before(deadline) => {}
-                done => return done,
-            }
-        }
+        self.write(|client| add(client.batch()).commit())
     }
 
     /// Reads a key, makes a new value of what it holds, and puts that if nobody else was faster;
@@ -311,6 +295,18 @@ impl Link {
         Ok(announcement)
     }
 
+    /// Asks, and asks again only what was not sent.
+    fn write<R>(&self, ask: impl Fn(&Client) -> Result<R, Error>) -> Result<R, Error> {
+        let deadline = self.deadline();
+        loop {
+            let client = self.0.client(deadline, &|| false)?;
+            match ask(&client) {
+                Err(error) if is_unsent(&error) && is_before(deadline) => {}
+                done => return done,
+            }
+        }
+    }
+
     /// Asks, and asks again after a lost connection: for what does no harm when it is done twice.
     fn read<R>(&self, ask: impl Fn(&Client) -> Result<R, Error>) -> Result<R, Error> {
         let deadline = self.deadline();
@@ -326,7 +322,7 @@ impl Link {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.0.options.patience
+        instant_after(self.0.options.patience)
     }
 
     /// A connection, waited for until then.
@@ -336,8 +332,7 @@ impl Link {
 
     /// A connection, waited for until `is_stopped` says so.
     pub(super) fn client_until(&self, is_stopped: &dyn Fn() -> bool) -> Result<Client, Error> {
-        // For ever, as a deadline.
-        self.0.client(Instant::now() + FOR_EVER, is_stopped)
+        self.0.client(instant_after(FOR_EVER), is_stopped)
     }
 
     /// Lets those who wait look at whether they are stopped.
@@ -350,8 +345,17 @@ impl Link {
 /// How long the keeper holds on to a link that is being dropped, at most.
 const KEEPER_STEP: Duration = Duration::from_secs(1);
 
+/// How long what was refused is not announced again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// A hundred years.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The end of a duration from now on; of one that has no end to speak of, in a hundred years.
+pub(super) fn instant_after(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + FOR_EVER)
+}
 
 impl LinkBuilder {
     /// What each connection is made with: name, token, timeouts.
@@ -381,9 +385,11 @@ impl LinkBuilder {
         let state = State {
             client: None,
             is_connecting: false,
+            since: Instant::now(),
             backoff: Backoff::new(self.pause_min, self.pause_max),
             next_attempt: None,
             announced: Announced::default(),
+            is_refused: false,
             has_keeper: false,
         };
         Link(Arc::new(Shared {
@@ -424,12 +430,12 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         let mut state = self.link.0.lock();
-        state.announced.remove(self.number);
+        let gone = state.announced.remove(self.number);
         let client = state.client.clone();
         drop(state);
-        if let Some(client) = client {
+        if let (Some(client), Some(key)) = (client, gone) {
             // Without a connection the daemon lets the entry go by itself.
-            let _ = client.pipeline().delete(&self.key);
+            let _ = client.pipeline().delete(key);
         }
     }
 }
@@ -451,7 +457,7 @@ impl Shared {
                     return Ok(client);
                 }
                 state = self.lock();
-                state.forget(&client);
+                state.forget(&client, self.options.pause_max);
                 continue;
             }
             let now = Instant::now();
@@ -470,9 +476,10 @@ impl Shared {
                     state.is_connecting = false;
                     self.changed.notify_all();
                     match made {
-                        Ok(client) => {
+                        Ok((client, is_refused)) => {
                             state.take_back(&client, &announced);
-                            state.backoff.reset();
+                            state.is_refused = is_refused;
+                            state.since = Instant::now();
                             state.next_attempt = None;
                             state.client = Some(client);
                         }
@@ -509,22 +516,23 @@ impl Shared {
         }
     }
 
-    /// Makes a connection on which everything is announced.
-    fn connect(&self, announced: &Announced) -> Result<Client, Error> {
+    /// Makes a connection on which everything is announced, but what the daemon refuses: that is no
+    /// reason to be without one.
+    fn connect(&self, announced: &Announced) -> Result<(Client, bool), Error> {
         let client = self.options.client.connect(&self.address)?;
-        let pipeline = client.pipeline();
-        let pending: Vec<_> = announced
-            .puts()
-            .map(|put| pipeline.put_with(put.clone()))
-            .collect::<Result<_, _>>()?;
-        for pending in pending {
-            match pending.wait() {
-                // A refusal is no reason to be without a connection.
-                Ok(_) | Err(Error::Server(_)) => {}
-                Err(error) => return Err(error),
-            }
+        let is_refused = announce_all(&client, announced)?;
+        Ok((client, is_refused))
+    }
+
+    /// Announces everything once more, because something was refused.
+    fn announce_again(&self, client: &Client) {
+        let announced = self.lock().announced.clone();
+        // A connection that is lost is noticed by whoever waits for its end.
+        if let Ok(is_refused) = announce_all(client, &announced) {
+            let mut state = self.lock();
+            state.take_back(client, &announced);
+            state.is_refused = is_refused;
         }
-        Ok(client)
     }
 
     /// Sees to it that a connection is made again while nobody asks anything.
@@ -543,7 +551,7 @@ impl Shared {
     }
 
     fn forget(&self, client: &Client) {
-        self.lock().forget(client);
+        self.lock().forget(client, self.options.pause_max);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -560,14 +568,18 @@ impl State {
         }
     }
 
-    /// Drops a connection that is lost, if it is still the one that is used.
-    fn forget(&mut self, client: &Client) {
-        if self
-            .client
-            .as_ref()
-            .is_some_and(|held| held.is_same(client))
-        {
-            self.client = None;
+    /// Drops a connection that is lost, if it is still the one that is used. A daemon that takes in
+    /// whoever comes and hangs up is not asked without pause.
+    fn forget(&mut self, client: &Client, pause_max: Duration) {
+        let held = self.client.as_ref();
+        if !held.is_some_and(|held| held.is_same(client)) {
+            return;
+        }
+        self.client = None;
+        if self.since.elapsed() < pause_max {
+            self.next_attempt = Some(Instant::now() + self.backoff.pause());
+        } else {
+            self.backoff.reset();
         }
     }
 }
@@ -589,13 +601,18 @@ fn keep_connected(shared: &Weak<Shared>) {
             return;
         };
         let is_gone = || Arc::strong_count(&shared) == 1;
-        let made = shared.client(Instant::now() + KEEPER_STEP, &is_gone);
+        let made = shared.client(instant_after(KEEPER_STEP), &is_gone);
         let silence = matches!(shared.address, Address::Tcp(_)).then_some(SILENCE_MAX);
         match made {
             Ok(client) => {
+                let again = shared.lock().is_refused.then_some(REFUSED_PAUSE);
                 // What it waits for comes with the end of the link, too.
+                let weak = Arc::downgrade(&shared);
                 drop(shared);
-                client.connection().wait_for_end(silence);
+                let has_ended = client.connection().wait_for_end(silence, again);
+                if !has_ended && let Some(shared) = weak.upgrade() {
+                    shared.announce_again(&client);
+                }
             }
             Err(error) if is_passing(&error) => {}
             // A daemon that won't have this client may be another one later.
@@ -605,6 +622,24 @@ fn keep_connected(shared: &Weak<Shared>) {
             }
         }
     }
+}
+
+/// Announces everything, and tells whether something was refused.
+fn announce_all(client: &Client, announced: &Announced) -> Result<bool, Error> {
+    let pipeline = client.pipeline();
+    let pending: Vec<_> = announced
+        .puts()
+        .map(|put| pipeline.put_with(put.clone()))
+        .collect::<Result<_, _>>()?;
+    let mut is_refused = false;
+    for pending in pending {
+        match pending.wait() {
+            Ok(_) => {}
+            Err(Error::Server(_)) => is_refused = true,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(is_refused)
 }
 
 fn is_before(deadline: Instant) -> bool {

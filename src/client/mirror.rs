@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::link::SILENCE_MAX;
+use super::connection;
+use super::link::{SILENCE_MAX, instant_after};
 use super::retry::is_passing;
 use super::{Error, Link, Subscription, SubscriptionEnder, Value};
 use crate::address::Address;
@@ -274,7 +275,7 @@ impl<T> Follower<T> {
     /// # Errors
     /// What does not go away by itself, such as a refused token. It may be asked again.
     pub fn next_cut(&mut self, timeout: Option<Duration>) -> Result<Option<Cut<T>>, Error> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = connection::deadline(timeout);
         let silence = matches!(self.link.address(), Address::Tcp(_)).then_some(SILENCE_MAX);
         while !self.shared.is_stopped() {
             let Some(live) = &mut self.live else {
@@ -503,7 +504,7 @@ impl<T> Shared<T> {
         timeout: Duration,
         is_so: impl Fn(&View<'_, T>) -> bool,
     ) -> Result<(), Error> {
-        let deadline = Instant::now() + timeout;
+        let deadline = instant_after(timeout);
         loop {
             let cuts = self.status().cuts;
             if cuts > 0 && is_so(&self.view()) {

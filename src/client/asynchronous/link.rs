@@ -198,11 +198,11 @@ impl Link {
     /// As [`Client::delete`], but that it waits for a connection.
     ///
     /// # Errors
-    /// As [`Link::put`]. Deleting a key twice does no harm, so one whose answer is lost is asked again;
-    /// whether there was a key is then said of the last time.
+    /// As [`Link::put`]. A deletion whose answer is lost is not sent again: it could take away what somebody
+    /// else has put meanwhile.
     pub fn delete(&self, key: impl AsRef<str>) -> Pending<bool> {
         let key = key.as_ref().to_owned();
-        self.read(move |client| client.delete(&key))
+        self.write(move |client| client.delete(&key))
     }
 
     /// Carries out a batch, but that it waits for a connection. The operations are added by the
@@ -219,16 +219,7 @@ impl Link {
     /// # }
     /// ```
     pub fn batch(&self, mut add: impl FnMut(Batch) -> Batch + Send + 'static) -> Pending<u64> {
-        let (link, deadline) = (self.clone(), self.deadline());
-        Pending::new(async move {
-            loop {
-                let commit = add(link.client_before(deadline).await?.batch()).commit();
-                match commit.await {
-                    Err(error) if is_unsent(&error) && is_before(deadline) => {}
-                    done => return done,
-                }
-            }
-        })
+        self.write(move |client| add(client.batch()).commit())
     }
 
     /// Reads a key, makes a new value of what it holds, and puts that if nobody else was faster;
@@ -319,6 +310,23 @@ impl Link {
                 return done;
             }
         }
+    }
+
+    /// Asks, and asks again only what was not sent.
+    fn write<R: 'static>(
+        &self,
+        mut ask: impl FnMut(&Client) -> Pending<R> + Send + 'static,
+    ) -> Pending<R> {
+        let (link, deadline) = (self.clone(), self.deadline());
+        Pending::new(async move {
+            loop {
+                let asked = ask(&link.client_before(deadline).await?);
+                match asked.await {
+                    Err(error) if is_unsent(&error) && is_before(deadline) => {}
+                    done => return done,
+                }
+            }
+        })
     }
 
     /// Asks, and asks again after a lost connection: for what does no harm when it is done twice.
@@ -476,12 +484,12 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         let mut state = self.link.shared().lock();
-        state.announced.remove(self.number);
+        let gone = state.announced.remove(self.number);
         let client = state.client.clone();
         drop(state);
-        if let Some(client) = client {
+        if let (Some(client), Some(key)) = (client, gone) {
             // Without a connection the daemon lets the entry go by itself.
-            tell_deletion(&client, &self.key);
+            tell_deletion(&client, &key);
         }
     }
 }
@@ -522,10 +530,17 @@ impl Drop for Kept {
 }
 
 impl Shared {
-    /// Makes a connection on which everything is announced.
-    async fn connect(&self) -> Result<Client, Error> {
-        let announced = self.lock().announced.clone();
+    /// Makes a connection on which everything is announced, and tells whether the daemon has refused
+    /// something of that, which is no reason to be without one.
+    async fn connect(&self) -> Result<(Client, bool), Error> {
         let client = self.options.client.connect(&self.address).await?;
+        let is_refused = self.announce_all(&client).await?;
+        Ok((client, is_refused))
+    }
+
+    /// Announces everything on a connection, which is the link's from then on.
+    async fn announce_all(&self, client: &Client) -> Result<bool, Error> {
+        let announced = self.lock().announced.clone();
         let connection = client.connection();
         let mut tickets = Vec::new();
         for put in announced.puts() {
@@ -533,17 +548,17 @@ impl Shared {
             let ticket = connection.submit(|exchange| exchange.request(op)).await?;
             tickets.push(ticket);
         }
+        let mut is_refused = false;
         for ticket in tickets {
-            // A refusal is no reason to be without a connection.
-            let _refused = connection.answer(ticket).await?;
+            is_refused |= connection.answer(ticket).await?.is_err();
         }
+        // At one moment, so that what ceases to be announced is told from here or from where it does.
         let mut state = self.lock();
         for key in state.announced.gone_since(&announced) {
-            tell_deletion(&client, key);
+            tell_deletion(client, key);
         }
         state.client = Some(client.clone());
-        drop(state);
-        Ok(client)
+        Ok(is_refused)
     }
 
     fn failed(&self, error: Error) {
@@ -580,6 +595,9 @@ impl State {
     }
 }
 
+/// How long what was refused is not announced again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// The keeper: makes the connection whenever one is wanted and there is none.
 async fn keep(kept: Kept) {
     let shared = &kept.0;
@@ -588,9 +606,17 @@ async fn keep(kept: Kept) {
     loop {
         shared.until_wanted().await;
         match shared.connect().await {
-            Ok(client) => {
+            Ok((client, mut is_refused)) => {
                 let start = Instant::now();
                 shared.changed.send_replace(());
+                while is_refused
+                    && timeout(REFUSED_PAUSE, until_lost(&client, silence))
+                        .await
+                        .is_err()
+                {
+                    // A connection that is lost is noticed right after this.
+                    is_refused = shared.announce_all(&client).await.unwrap_or(false);
+                }
                 until_lost(&client, silence).await;
                 shared.lock().client = None;
                 // A daemon that takes in whoever comes and hangs up is not asked without pause.
