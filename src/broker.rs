@@ -21,19 +21,22 @@
 //! next turn, where it left off. Only a batch can't be cut in pieces; it is bounded by the length of
 //! its line and by a limit on the keys that its patterns may look at.
 
+mod access;
 mod batch;
 mod jobs;
 mod ops;
 mod redo;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use slab::Slab;
 
+use crate::access::{Action, Grants, Rules};
 use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
-use crate::session::{Counters, Session, Steps};
+use crate::session::{Counters, Sees, Session, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
@@ -60,6 +63,8 @@ pub struct Options {
     pub epoch: String,
     /// What the `hello` of a TCP peer must carry, if anything.
     pub token: Option<Token>,
+    /// Who may do what. Without rules everybody may do everything.
+    pub rules: Option<Arc<Rules>>,
     /// Whether commits can fail, so that [`Broker::redo`] may be needed.
     pub can_redo: bool,
 }
@@ -74,6 +79,9 @@ pub struct Broker {
     limits: Limits,
     epoch: String,
     token: Option<Token>,
+    rules: Option<Arc<Rules>>,
+    /// What the rules say of each session, by its number; nothing where it may do everything.
+    grants: Vec<Option<Grants>>,
     keyspace: Keyspace,
     watch: Watch,
     sessions: Slab<Session>,
@@ -112,6 +120,8 @@ impl Broker {
             limits: options.limits,
             epoch: options.epoch,
             token: options.token,
+            rules: options.rules,
+            grants: Vec::new(),
             watch: Watch::default(),
             sessions: Slab::new(),
             due: Vec::new(),
@@ -141,8 +151,14 @@ impl Broker {
         }
         self.owners += 1;
         let authenticated = matches!(peer, Peer::Unix { .. }) || self.token.is_none();
+        let grants = self.grants_of(&peer);
         let session = Session::new(peer, Owner(self.owners), authenticated);
-        Ok(self.sessions.insert(session))
+        let number = self.sessions.insert(session);
+        if self.grants.len() <= number {
+            self.grants.resize(number + 1, None);
+        }
+        self.grants[number] = grants;
+        Ok(number)
     }
 
     /// Carries out what has come in from a connection, as far as its turn allows. To be called once
@@ -343,11 +359,14 @@ impl Broker {
         if share.bytes == 0 {
             return &[];
         }
+        let grants = self.grants[session].as_ref();
+        let sees = grants.map(|grants| |key: KeyRef<'_>| grants.allow(Action::Read, key));
         state.fill(
             &self.keyspace,
             EVENT_CHUNK_BYTES,
             &mut share.steps,
             &mut self.counters,
+            sees.as_ref().map(|sees| sees as &Sees<'_>),
         );
         state.pending()
     }

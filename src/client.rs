@@ -25,10 +25,14 @@
 //! requests under way. [`Link`] connects again, and does about each what can be done safely. [`Mirror`]
 //! is a copy of a part of the keyspace on top of that, which is what most services want.
 
+mod announced;
+#[cfg(feature = "async")]
+pub mod asynchronous;
 mod backoff;
 mod connection;
 mod error;
 mod events;
+mod exchange;
 mod inbox;
 mod link;
 mod list;
@@ -36,6 +40,7 @@ mod mirror;
 mod pipeline;
 mod request;
 mod response;
+mod retry;
 mod stats;
 mod subscription;
 mod value;
@@ -43,6 +48,7 @@ mod value;
 use std::fmt;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -55,9 +61,10 @@ use crate::address::Address;
 use crate::key::{KeyRef, Pattern};
 use crate::wire::{CLIENT_NAME_BYTES_MAX, Delete, Limits, Op, PROTOCOL};
 use connection::{Connection, Stream};
-use response::Reading;
+use response::{Answered, Reading};
 
 pub use crate::wire::{ErrorCode, Failure, Lifetime};
+pub use connection::Step;
 pub use error::Error;
 pub use events::{Contact, Events, EventsBuilder, EventsEnder};
 pub use link::{Announcement, Link, LinkBuilder, PATIENCE};
@@ -321,7 +328,7 @@ impl Client {
     /// # Errors
     /// As [`Client::put`].
     pub fn stats(&self) -> Result<Stats, Error> {
-        self.call(Op::Stats, response::whole).map(Stats::received)
+        self.call(Op::Stats, stats::stats)
     }
 
     /// One object for each connection to the daemon, as it tells them.
@@ -329,10 +336,7 @@ impl Client {
     /// # Errors
     /// As [`Client::put`].
     pub fn clients(&self) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, Error> {
-        let fields: stats::Fields = self.call(Op::Clients, response::whole)?;
-        fields
-            .objects("clients")
-            .ok_or_else(|| Error::Protocol("an answer without `clients`".into()))
+        self.call(Op::Clients, stats::clients)
     }
 
     /// Asks the daemon for an answer and nothing else.
@@ -354,6 +358,55 @@ impl Client {
     /// [`Error::Unanswered`].
     pub fn close(&self) {
         self.0.connection.close();
+    }
+
+    /// Writes what the socket takes and reads what is there, without ever waiting: for a program that has
+    /// a loop of its own, which waits for the connection's descriptor ([`AsFd`]) among others.
+    ///
+    /// The order of calls: a step; if it has news, take with [`Subscription::try_next`] and
+    /// [`Pending::try_wait`] what there is, and step again; only after a step without news wait until the
+    /// descriptor is readable, or writable where the step wants room. Whatever call reads the socket reads
+    /// for everyone, so what one waits for may have arrived while another was asked. The step knows,
+    /// which is why it comes right before the wait.
+    ///
+    /// The connection is the loop's: another thread that waits on it would read what the loop is to be
+    /// woken by. It needs a connection of its own.
+    ///
+    /// A loop that has the descriptor registered for good (epoll) must have it registered level-triggered.
+    /// New requests are made with [`Client::pipeline`]. It waits only when more than 64 KiB are unwritten:
+    /// a loop that must not even do that makes none while a step wants room. Timeouts are the loop's.
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")] {
+    /// use nkv::client::{Client, Event};
+    /// use rustix::event::{PollFd, PollFlags, poll};
+    ///
+    /// let server = nkv::server::Server::bind(nkv::server::Options::default())?.spawn()?;
+    /// let client = Client::from_stream(server.handle().connect()?)?;
+    /// let mut lamps = client.subscribe("lamp")?;
+    /// let mut put = client.pipeline().put("lamp.1", &true)?;
+    /// let (mut is_put, mut is_told) = (false, false);
+    /// while !(is_put && is_told) {
+    ///     let step = client.step();
+    ///     if step.has_news {
+    ///         is_put |= put.try_wait()?.is_some();
+    ///         while let Some(event) = lamps.try_next()? {
+    ///             is_told |= matches!(event, Event::Put { .. });
+    ///         }
+    ///     } else {
+    ///         // Among whatever else the program waits for.
+    ///         let mut flags = PollFlags::IN;
+    ///         flags.set(PollFlags::OUT, step.wants_room);
+    ///         poll(&mut [PollFd::new(&client, flags)], None)?;
+    ///     }
+    /// }
+    /// # drop((lamps, put));
+    /// # server.stop()?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn step(&self) -> Step {
+        self.0.connection.step()
     }
 
     /// Whether both are clones of one.
@@ -427,23 +480,41 @@ impl Builder {
 
     fn greet(&self, stream: Stream, deadline: Option<Instant>) -> Result<Client, Error> {
         let connection = Connection::new(stream, self.reply_timeout).map_err(Error::Io)?;
-        let name = self.name.clone().unwrap_or_else(program_name);
-        let id = connection.submit(Op::Hello {
-            client: Some(clipped(&name).into()),
-            token: self.token.as_deref().map(Into::into),
-        })?;
+        let id = connection.submit(self.hello())?;
         let patience = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let greeting: Greeting = response::whole(connection.answer(id, patience)?)?;
+        let greeting = Greeting::read(connection.answer(id, patience)?)?;
+        Ok(Client(Arc::new(Shared {
+            connection,
+            greeting,
+        })))
+    }
+
+    fn hello(&self) -> Op<'static> {
+        let name = self.name.clone().unwrap_or_else(program_name);
+        Op::Hello {
+            client: Some(clipped(&name).to_owned().into()),
+            token: self.token.clone().map(Into::into),
+        }
+    }
+}
+
+impl Greeting {
+    fn read(answer: Answered) -> Result<Greeting, Error> {
+        let greeting: Greeting = response::whole(answer)?;
         if greeting.protocol != PROTOCOL {
             let theirs = greeting.protocol;
             return Err(Error::Protocol(format!(
                 "it speaks version {theirs}, this client speaks version {PROTOCOL}"
             )));
         }
-        Ok(Client(Arc::new(Shared {
-            connection,
-            greeting,
-        })))
+        Ok(greeting)
+    }
+}
+
+/// The socket, to wait for and nothing else: its bytes are [`Client::step`]'s to read and write.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.connection.descriptor()
     }
 }
 

@@ -231,6 +231,52 @@ impl Pattern {
         &self.text[..self.literal_bytes]
     }
 
+    /// Whether all keys of the other pattern are its keys, too.
+    #[must_use]
+    pub fn covers(&self, other: &Pattern) -> bool {
+        if self.stands_for_any_first() && other.is_reserved() {
+            return false;
+        }
+        // Every key has a first segment.
+        let any_first = (other.required_bytes == 0).then_some("*");
+        let mut theirs = any_first.into_iter().chain(other.required_segments());
+        let fits = self.required_segments().all(|ours| {
+            theirs
+                .next()
+                .is_some_and(|theirs| ours == "*" || ours == theirs)
+        });
+        let ends = theirs.next().is_none();
+        fits && (self.subtree || (ends && !other.subtree))
+    }
+
+    /// Whether some key could belong to both.
+    #[must_use]
+    pub fn intersects(&self, other: &Pattern) -> bool {
+        if (self.stands_for_any_first() && other.is_reserved())
+            || (other.stands_for_any_first() && self.is_reserved())
+        {
+            return false;
+        }
+        let (mut ours, mut theirs) = (self.required_segments(), other.required_segments());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (Some(ours), Some(theirs)) => {
+                    if ours != "*" && theirs != "*" && ours != theirs {
+                        return false;
+                    }
+                }
+                (Some(_), None) => return other.subtree,
+                (None, Some(_)) => return self.subtree,
+                (None, None) => return true,
+            }
+        }
+    }
+
+    /// Whether its first segment is a star, which never stands for the daemon's own keys.
+    fn stands_for_any_first(&self) -> bool {
+        self.literal_bytes == 0
+    }
+
     /// Whether the key is one of its keys.
     ///
     /// A star never stands for a first segment that begins with `$`.
@@ -573,5 +619,63 @@ mod tests {
             Key::from_segments::<[&str; 0]>([]),
             Err(KeyError::EmptySegment)
         );
+    }
+
+    #[test]
+    fn patterns_are_compared() {
+        let check = |one: &str, other: &str, covers: bool, intersects: bool| {
+            let [one, other] = [one, other].map(|text| Pattern::new(text).unwrap());
+            assert_eq!(one.covers(&other), covers, "{one:?} covers {other:?}");
+            assert_eq!(one.intersects(&other), intersects, "{one:?} and {other:?}");
+            assert_eq!(other.intersects(&one), intersects, "{other:?} and {one:?}");
+        };
+        check("a", "a", true, true);
+        check("a", "b", false, false);
+        check("a", "a.b", false, false);
+        check("a.*", "a", true, true);
+        check("a.*", "a.b.*", true, true);
+        check("a.b.*", "a.*", false, true);
+        check("a", "a.*", false, true);
+        check("*", "a.*.c", true, true);
+        check("*", "*", true, true);
+        check("*", "$a.*", false, false);
+        check("*.b", "a.*", false, true);
+        check("*.b", "a.b", true, true);
+        check("a.*.c", "a.b.*", false, true);
+        check("a.*.c", "a.*.d", false, false);
+        check("a.*.c", "a.b.c", true, true);
+        check("a.b.c", "a.*.c", false, true);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn comparing_agrees_with_matching(
+            one in "(a|b|\\*)(\\.(a|b|\\*)){0,2}",
+            other in "(a|b|\\*)(\\.(a|b|\\*)){0,2}",
+        ) {
+            let [one, other] = [&one, &other].map(|text| Pattern::new(text).unwrap());
+            // Every key of up to four segments of three kinds: a third stands for all others.
+            let mut keys = vec![String::new()];
+            for _ in 0..4 {
+                let longer = keys.iter().flat_map(|key| {
+                    ["a", "b", "x"].map(|segment| match key.as_str() {
+                        "" => segment.to_owned(),
+                        key => format!("{key}.{segment}"),
+                    })
+                });
+                let longer: Vec<String> = longer.collect();
+                keys.extend(longer);
+                keys.sort();
+                keys.dedup();
+            }
+            let keys = keys.iter().filter(|key| !key.is_empty()).map(|key| KeyRef::new(key).unwrap());
+            let (mut covers, mut intersects) = (true, false);
+            for key in keys {
+                covers &= one.matches(key) || !other.matches(key);
+                intersects |= one.matches(key) && other.matches(key);
+            }
+            proptest::prop_assert_eq!(one.covers(&other), covers);
+            proptest::prop_assert_eq!(one.intersects(&other), intersects);
+        }
     }
 }

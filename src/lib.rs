@@ -5,9 +5,10 @@
 //!
 //! - [`key`] and [`address`]: what keys, patterns and addresses are;
 //! - [`wire`]: the protocol's lines as types;
-//! - [`client`]: the blocking client;
+//! - [`client`]: the blocking client, and with the feature `async` the asynchronous one;
 //! - `keyspace` and `watch`: the entries, the order of their changes, and whom a change concerns;
 //! - `session`: one connection without its socket (private);
+//! - `access`: who may do what;
 //! - `journal`: what is written down, so that it outlives the daemon;
 //! - `broker`: every decision, without input or output;
 //! - `systemd`: what a service manager and the daemon tell each other;
@@ -15,9 +16,12 @@
 //!
 //! # Features
 //! Without features the library is the blocking client and brings in nothing of the daemon.
+//! `async` adds `client::asynchronous`, for programs with a tokio runtime.
 //! `server` adds the daemon's half as a library, `daemon` and `cli` the two programs. The default is
 //! both programs.
 
+#[cfg(feature = "server")]
+pub mod access;
 pub mod address;
 #[cfg(feature = "server")]
 pub mod broker;

@@ -28,9 +28,10 @@
 mod handle;
 mod listen;
 mod report;
+mod rules;
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -40,6 +41,7 @@ use log::{debug, info, warn};
 use mio::{Events, Interest, Poll, Registry, Token};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::access::Rules;
 use crate::address::Address;
 use crate::broker::{self, Broker, Share};
 use crate::journal::{self, Journals, Memory, Storage, Wake};
@@ -54,6 +56,7 @@ use report::Report;
 
 pub use handle::{Flags, Handle};
 pub use listen::BindError;
+pub use rules::{AccessError, read_rules};
 
 /// How much is read from one connection a turn.
 const READ_BYTES: usize = 32 << 10;
@@ -89,6 +92,8 @@ pub struct Options {
     /// A file with the token that TCP peers must know. Without one, TCP is served on loopback
     /// addresses only.
     pub token_file: Option<PathBuf>,
+    /// A file with the rules who may do what. Without one, whoever is connected may do everything.
+    pub access: Option<PathBuf>,
     /// The mode of Unix sockets.
     pub socket_mode: u32,
     /// The group of Unix sockets, by name; the process's where there is none.
@@ -110,6 +115,7 @@ impl Default for Options {
             supervisor: None,
             limits: Limits::default(),
             token_file: None,
+            access: None,
             socket_mode: 0o660,
             socket_group: None,
             send_buffer: Some(SEND_BUFFER_BYTES),
@@ -194,6 +200,7 @@ impl Server {
     /// [`BindError`], after which nothing is left open.
     pub fn bind_with(options: Options, mut storage: Box<dyn Storage>) -> Result<Server, BindError> {
         let token = options.token_file.as_ref().map(read_token).transpose()?;
+        let rules = options.access.as_deref().map(load_rules).transpose()?;
         let group = options.socket_group.as_deref().map(group_id).transpose()?;
         let poll = Poll::new().map_err(BindError::Loop)?;
         let mut control = Control::new().map_err(BindError::Loop)?;
@@ -217,6 +224,7 @@ impl Server {
             limits: options.limits.clone(),
             epoch,
             token,
+            rules,
             can_redo: storage.can_fail(),
         };
         let mut server = Server {
@@ -421,17 +429,25 @@ impl Server {
         }
     }
 
-    /// Reads again what stands in files.
+    /// Reads again what stands in files. What is bad is left alone.
     fn reload(&mut self) {
-        let Some(path) = &self.options.token_file else {
-            return;
-        };
-        match read_token(path) {
-            Ok(token) => {
-                self.broker.set_token(Some(token));
-                info!("the token is read again from {}", path.display());
+        if let Some(path) = &self.options.token_file {
+            match read_token(path) {
+                Ok(token) => {
+                    self.broker.set_token(Some(token));
+                    info!("the token is read again from {}", path.display());
+                }
+                Err(error) => warn!("the old token stays: {error}"),
             }
-            Err(error) => warn!("the old token stays: {error}"),
+        }
+        if let Some(path) = &self.options.access {
+            match load_rules(path) {
+                Ok(rules) => {
+                    self.broker.set_rules(Some(rules));
+                    info!("the rules are read again from {}", path.display());
+                }
+                Err(error) => warn!("the old rules stay: {error}"),
+            }
         }
     }
 
@@ -843,6 +859,13 @@ fn read_token(path: &PathBuf) -> Result<broker::Token, BindError> {
     };
     let text = std::fs::read_to_string(path).map_err(failed)?;
     broker::Token::new(&text).ok_or_else(|| failed(io::Error::other("the file is empty")))
+}
+
+fn load_rules(path: &Path) -> Result<Arc<Rules>, BindError> {
+    read_rules(path).map_err(|source| BindError::Access {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn group_id(name: &str) -> Result<u32, BindError> {

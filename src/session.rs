@@ -26,7 +26,7 @@ use crate::keyspace::{Keyspace, Owner};
 use crate::wire::Id;
 
 use subscription::Teller;
-pub(crate) use subscription::{Start, Subscription};
+pub(crate) use subscription::{Sees, Start, Subscription};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum Peer {
         uid: u32,
         /// Its effective group.
         gid: u32,
+        /// Its other groups (`SO_PEERGROUPS`).
+        groups: Vec<u32>,
     },
     /// A TCP socket and its remote address.
     Tcp(SocketAddr),
@@ -191,13 +193,15 @@ impl Session {
         !self.behind.is_empty()
     }
 
-    /// Makes events until about `chunk` bytes are pending, steps are used up, or all is told.
+    /// Makes events until about `chunk` bytes are pending, steps are used up, or all is told. Of keys
+    /// that the session may not see nothing is told.
     pub(crate) fn fill(
         &mut self,
         keyspace: &Keyspace,
         chunk: usize,
         steps: &mut Steps,
         counters: &mut Counters,
+        sees: Option<&Sees<'_>>,
     ) {
         if self.behind.is_empty() || self.pending().len() >= chunk {
             return;
@@ -209,6 +213,7 @@ impl Session {
             chunk,
             steps,
             counters,
+            sees,
         };
         while !teller.is_full() {
             let Some(number) = self.behind.pop_front() else {
@@ -232,6 +237,15 @@ impl Session {
         let id = id.canonical();
         let mut all = self.subscriptions.iter();
         all.find_map(|(number, subscription)| (*subscription.id() == id).then_some(number))
+    }
+
+    /// Makes all subscriptions start over: what they may see has changed.
+    pub(crate) fn restart_subscriptions(&mut self) {
+        for (number, subscription) in &mut self.subscriptions {
+            if subscription.restart() {
+                self.behind.push_back(number);
+            }
+        }
     }
 
     /// Ends a subscription. What it has written already stands before the response.
@@ -284,6 +298,7 @@ mod tests {
             pid: 1,
             uid: 1,
             gid: 1,
+            groups: Vec::new(),
         };
         let mut session = Session::new(peer, Owner(1), true);
         let answer = |number: usize| format!("{number:1000}").into_bytes();

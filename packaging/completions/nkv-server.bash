@@ -14,7 +14,7 @@ _nkv_server() {
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -d -- "$current")
         ;;
-    --token-file)
+    --token-file | --access | --check-access)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         ;;
@@ -36,7 +36,7 @@ _nkv_server() {
         if [[ $current == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W '
                 --data-dir --runtime-dir --sync --recover --in-memory
-                --socket-mode --socket-group --token-file
+                --socket-mode --socket-group --access --check-access --token-file
                 --max-clients --max-message --max-keys --max-bytes --max-subscriptions
                 --tombstones --send-buffer --idle-exit
                 --log --help --version -h -V' -- "$current")

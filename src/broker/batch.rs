@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::access::Action;
 use crate::key::{Key, KeyRef};
 use crate::keyspace::{Class, Terms, Time};
 use crate::session::Steps;
@@ -72,11 +73,14 @@ impl Broker {
         };
         for (at, op) in ops.iter().enumerate() {
             let planned = match op {
-                BatchOp::Check { key, if_rev } => KeyRef::new(key)
-                    .map_err(Refusal::from)
-                    .and_then(|key| self.judge(key, Some(*if_rev))),
+                BatchOp::Check { key, if_rev } => {
+                    KeyRef::new(key).map_err(Refusal::from).and_then(|key| {
+                        self.check_access(session, Action::Read, key)?;
+                        self.judge(key, Some(*if_rev))
+                    })
+                }
                 BatchOp::Put(put) => self.plan_put(&mut plan, session, put, now),
-                BatchOp::Delete(delete) => self.plan_delete(&mut plan, delete),
+                BatchOp::Delete(delete) => self.plan_delete(&mut plan, session, delete),
             };
             planned.map_err(|refusal| Refusal {
                 at: Some(at),
@@ -126,7 +130,8 @@ impl Broker {
         now: Time,
     ) -> Result<(), Refusal> {
         let key = writable_key(&put.key)?;
-        let terms = self.terms(session, put, now)?;
+        self.check_put(session, key, put)?;
+        let terms = self.terms(session, key, put, now)?;
         self.judge(key, put.if_rev)?;
         let left = plan.overlay.get(key.as_str()).copied();
         let is_unchanged = put.if_changed
@@ -161,10 +166,16 @@ impl Broker {
         Ok(())
     }
 
-    fn plan_delete<'a>(&self, plan: &mut Plan<'a>, delete: &'a Delete<'a>) -> Result<(), Refusal> {
+    fn plan_delete<'a>(
+        &self,
+        plan: &mut Plan<'a>,
+        session: usize,
+        delete: &'a Delete<'a>,
+    ) -> Result<(), Refusal> {
         let pattern = writable_pattern(&delete.key)?;
         if !pattern.has_star() {
             let key = KeyRef::new(&delete.key)?;
+            self.check_deletion(session, key, delete)?;
             self.judge(key, delete.if_rev)?;
             return self.plan_delete_key(plan, key.to_key());
         }
@@ -173,15 +184,18 @@ impl Broker {
                 "`if_rev` goes with a key, this is a pattern",
             ));
         }
-        let put_before = plan
-            .overlay
-            .iter()
-            .filter(|(key, left)| matches!(left, Left::Put(..)) && pattern.matches(key.borrowed()));
+        self.check_access_to_some(session, Action::Write, &pattern)?;
+        let put_before = plan.overlay.iter().filter(|(key, left)| {
+            matches!(left, Left::Put(..))
+                && pattern.matches(key.borrowed())
+                && self.may_sweep(session, key.borrowed())
+        });
         let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
         plan.look_at(plan.overlay.len())?;
         for (key, entry) in self.keyspace.walk(&pattern, None) {
             plan.look_at(1)?;
-            if entry.is_some() && !plan.overlay.contains_key(key) {
+            let is_swept = entry.is_some() && self.may_sweep(session, key.borrowed());
+            if is_swept && !plan.overlay.contains_key(key) {
                 found.push(key.clone());
             }
         }

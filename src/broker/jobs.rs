@@ -4,6 +4,7 @@
 //! others have theirs, so a list is no snapshot and a deletion is not atomic; what that means to
 //! clients is told in `docs/protocol.md`. The response is written in one piece when the job is done.
 
+use crate::access::Action;
 use crate::key::{Key, Pattern};
 use crate::keyspace::{Class, Entry, Time};
 use crate::session::{Deletion, Job, Listing, Steps, Task};
@@ -31,8 +32,8 @@ impl Broker {
             ..
         } = &mut *job;
         let is_done = match task {
-            Task::List(listing) => Ok(self.list_on(pattern, after, listing, steps, now)),
-            Task::Delete(deletion) => self.delete_on(pattern, after, deletion, steps),
+            Task::List(listing) => Ok(self.list_on(session, pattern, after, listing, steps, now)),
+            Task::Delete(deletion) => self.delete_on(session, pattern, after, deletion, steps),
         };
         match is_done {
             Ok(false) => return self.sessions[session].job = Some(job),
@@ -45,6 +46,7 @@ impl Broker {
     /// Gathers entries while there are steps; true when the page is full or the walk is over.
     fn list_on(
         &self,
+        session: usize,
         pattern: &Pattern,
         after: &mut Option<Key>,
         listing: &mut Listing,
@@ -54,7 +56,8 @@ impl Broker {
         let bytes_max = usize::try_from(self.limits.message).unwrap_or(usize::MAX);
         let from = after.take();
         for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
-            if let Some(entry) = entry {
+            let sees = |entry: &Entry<'_>| self.may(session, Action::Read, entry.key.borrowed());
+            if let Some(entry) = entry.filter(sees) {
                 let before = listing.entries.len();
                 if listing.left > 0 {
                     append(&mut listing.entries, &entry, listing.keys_only, now);
@@ -80,6 +83,7 @@ impl Broker {
     /// it then comes upon an entry that can't be.
     fn delete_on(
         &mut self,
+        session: usize,
         pattern: &Pattern,
         after: &mut Option<Key>,
         deletion: &mut Deletion,
@@ -91,7 +95,8 @@ impl Broker {
             let from = after.take();
             for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
                 steps.take(1);
-                if let Some(entry) = entry {
+                let is_swept = self.may_sweep(session, key.borrowed());
+                if let Some(entry) = entry.filter(|_| is_swept) {
                     if let Err(refusal) = self.check_writable(Class::of(entry.lifetime)) {
                         is_over = Err(refusal);
                         break;

@@ -1,5 +1,6 @@
 //! One request: what it may do, what it does, what is answered.
 
+use crate::access::Action;
 use crate::journal::Writable;
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Entry, Terms, Time};
@@ -137,7 +138,8 @@ impl Broker {
     ) -> Result<Done, Refusal> {
         self.counters.puts += 1;
         let key = writable_key(&put.key)?;
-        let terms = self.terms(session, put, now)?;
+        self.check_put(session, key, put)?;
+        let terms = self.terms(session, key, put, now)?;
         let entry = self.keyspace.entry(key);
         check_rev(key, entry.as_ref(), put.if_rev)?;
         if put.if_changed && entry.is_some_and(|entry| is_unchanged(&entry, put, terms.lifetime)) {
@@ -166,13 +168,14 @@ impl Broker {
     }
 
     /// What a put asks for as the terms of its entry.
-    pub(super) fn terms(&self, session: usize, put: &Put<'_>, now: Time) -> Result<Terms, Refusal> {
-        let by_default = if put.ttl_ms.is_some() {
-            Lifetime::Boot
-        } else {
-            Lifetime::Durable
-        };
-        let lifetime = put.lifetime.unwrap_or(by_default);
+    pub(super) fn terms(
+        &self,
+        session: usize,
+        key: KeyRef<'_>,
+        put: &Put<'_>,
+        now: Time,
+    ) -> Result<Terms, Refusal> {
+        let lifetime = self.lifetime(key, put)?;
         match (put.ttl_ms, lifetime) {
             (Some(_), Lifetime::Durable) => {
                 return Err(Refusal::bad_request(
@@ -217,9 +220,10 @@ impl Broker {
         self.counters.gets += 1;
         let key = match KeyRef::new(&list.key) {
             Ok(key) => key,
-            Err(KeyError::Pattern) => return self.list(id, list),
+            Err(KeyError::Pattern) => return self.list(session, id, list),
             Err(error) => return Err(error.into()),
         };
+        self.check_access(session, Action::Read, key)?;
         if list.limit.is_some() || list.after.is_some() || list.keys_only.is_some() {
             let message = "`limit`, `after` and `keys_only` go with a pattern, this is a key";
             return Err(Refusal::bad_request(message));
@@ -238,8 +242,14 @@ impl Broker {
         Ok(Done::Answered)
     }
 
-    fn list(&mut self, id: Option<&Id<'_>>, list: &List<'_>) -> Result<Done, Refusal> {
+    fn list(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        list: &List<'_>,
+    ) -> Result<Done, Refusal> {
         let pattern = Pattern::new(&list.key)?;
+        self.check_access_to_some(session, Action::Read, &pattern)?;
         let after = list.after.as_deref().map(KeyRef::new).transpose()?;
         if list.limit == Some(0) {
             return Err(Refusal::bad_request("`limit` is at least 1"));
@@ -267,9 +277,10 @@ impl Broker {
         self.counters.deletes += 1;
         let key = match writable_key(&delete.key) {
             Ok(key) => key,
-            Err(_) if delete.key.contains('*') => return self.delete_all(id, delete),
+            Err(_) if delete.key.contains('*') => return self.delete_all(session, id, delete),
             Err(refusal) => return Err(refusal),
         };
+        self.check_deletion(session, key, delete)?;
         let entry = self.keyspace.entry(key);
         check_rev(key, entry.as_ref(), delete.if_rev)?;
         if let Some(entry) = &entry {
@@ -284,8 +295,14 @@ impl Broker {
         Ok(Done::Answered)
     }
 
-    fn delete_all(&mut self, id: Option<&Id<'_>>, delete: &Delete<'_>) -> Result<Done, Refusal> {
+    fn delete_all(
+        &mut self,
+        session: usize,
+        id: Option<&Id<'_>>,
+        delete: &Delete<'_>,
+    ) -> Result<Done, Refusal> {
         let pattern = writable_pattern(&delete.key)?;
+        self.check_access_to_some(session, Action::Write, &pattern)?;
         if delete.if_rev.is_some() {
             return Err(Refusal::bad_request(
                 "`if_rev` goes with a key, this is a pattern",
@@ -312,6 +329,7 @@ impl Broker {
         if !subscribe.exact {
             pattern = pattern.with_descendants();
         }
+        self.check_access_to_some(session, Action::Read, &pattern)?;
         let state = &mut self.sessions[session];
         if state.subscription(id).is_some() {
             let message = format!("a subscription {} lives on this connection", id.as_json());
@@ -412,7 +430,7 @@ impl Broker {
         sessions
             .map(|(_, session)| {
                 let (pid, uid, gid, address) = match &session.peer {
-                    Peer::Unix { pid, uid, gid } => (Some(*pid), Some(*uid), Some(*gid), None),
+                    Peer::Unix { pid, uid, gid, .. } => (Some(*pid), Some(*uid), Some(*gid), None),
                     Peer::Tcp(address) => (None, None, None, Some(address.to_string())),
                 };
                 Client {

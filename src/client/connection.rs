@@ -12,25 +12,23 @@
 //! would wait for a daemon that waits for it. A thread that finds bytes which did not fit becomes the
 //! *flusher* (there is at most one): it polls for both directions, and so reads while it can't write.
 //! It does that even while there is a reader, for the reader polls for one direction only and can't be
-//! told to change its mind without another descriptor. Both wake up when something arrives; the first
-//! one at the lock reads it, the second finds nothing, which does no harm.
+//! told to change its mind without another descriptor. Both wake up when something arrives, and the
+//! flusher leaves it to the reader: if it was quicker, the reader's poll would find nothing and go on,
+//! though what its thread waits for has come. The reader may have left by then; so the flusher looks
+//! for both directions, and reads where there is no reader.
 //!
 //! A role is taken and given back under the lock, and everyone is woken when it is given back. So
 //! there is no moment at which somebody waits, nobody polls, and nobody is about to.
 //!
-//! **What is bounded.** No request is accepted while more than [`OUTGOING_BYTES_MAX`] wait to be
-//! written, a line from the peer has at most [`LINE_BYTES_MAX`], and an
-//! [inbox](super::inbox::Inbox) bounds itself. Answers wait for the handles that stand for them, of
-//! which the caller has as many as it likes.
+//! What is to be remembered of requests, answers and subscriptions stands in the
+//! [exchange](super::exchange), which does no input or output; here it is kept under the lock.
 //!
-//! **How it ends.** The daemon answers in order, so an answer belongs to the oldest request that has
-//! none, and one with another id means that the two sides don't agree any more: the connection ends. A
-//! failed write doesn't end it at once, for the reason may be waiting to be read.
+//! **Someone else's loop.** [`Connection::step`] does what a thread with a role does, but for the
+//! waiting: that is left to a program that waits for other things as well.
 //!
 //! Left out: reconnecting. A lost connection means lost `session` entries, missed events and
 //! requests of unknown fate; only the caller knows what to do about each.
 
-use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,29 +38,23 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::inbox::Inbox;
-use super::response::Response;
-use super::{Error, Event, Value};
-use crate::key::Key;
-use crate::wire::{Failure, Happening, Id, Incoming, Op, Request, Subscribe};
-
-/// No request is accepted while so many bytes wait to be written.
-const OUTGOING_BYTES_MAX: usize = 64 << 10;
-
-/// The longest line that is taken from a peer. Far above what a daemon with sensible limits sends.
-const LINE_BYTES_MAX: usize = 256 << 20;
+use super::error::End;
+use super::exchange::{Exchange, RequestId};
+use super::response::{Answered, Response};
+use super::{Error, Event};
+use crate::wire::{Op, Subscribe};
 
 /// How much is read at once.
 const READ_BYTES: usize = 32 << 10;
+
+/// How often a step reads, so that it ends where a peer writes as fast as it is read.
+const READS_MAX: usize = 32;
 
 /// A stream socket that does not block.
 pub(super) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
-
-/// What a request's answer is waited for by: its place in the order of requests.
-pub(super) type RequestId = u64;
 
 /// A connection to a daemon, shared by threads.
 pub(super) struct Connection {
@@ -74,39 +66,27 @@ pub(super) struct Connection {
 }
 
 struct State {
-    /// Requests not yet written, from `outgoing_start`.
-    outgoing: Vec<u8>,
-    outgoing_start: usize,
-    /// The beginning of a line whose end has not come.
-    incoming: Vec<u8>,
-    /// Requests in the order in which they were sent, until they are answered.
-    unanswered: VecDeque<Unanswered>,
-    /// Answers that nobody has taken yet.
-    answers: HashMap<RequestId, Result<Response, Failure>>,
-    inboxes: HashMap<RequestId, Inbox>,
-    next_id: RequestId,
+    exchange: Exchange,
+    /// What is read goes through here.
+    buffer: Box<[u8]>,
     has_reader: bool,
     has_flusher: bool,
-    /// Set once, when nothing more can be read.
-    end: Option<End>,
-    /// Set once, when nothing more can be written.
-    write_end: Option<End>,
+    /// Whether something has arrived since the last step.
+    has_news: bool,
 }
 
-struct Unanswered {
-    id: RequestId,
-    /// Whether somebody will take the answer.
-    is_wanted: bool,
-    /// Whether the answer has fields of its own, so that the whole line is needed.
-    keeps_line: bool,
-}
-
-/// Why a direction of the connection is of no more use.
-#[derive(Clone)]
-enum End {
-    Closed,
-    Failed(io::ErrorKind, String),
-    Protocol(String),
+/// What a step has found. See [`Client::step`](super::Client::step).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Step {
+    /// Whether something has arrived since the last step, by whatever call it was read, or the
+    /// connection has ended since: an answer or an event is there to be taken, so this is no moment to
+    /// wait.
+    pub has_news: bool,
+    /// Whether requests wait for the socket to take them: wait for room to write as well.
+    pub wants_room: bool,
+    /// Whether the connection has ended. What arrived before can still be taken.
+    pub has_ended: bool,
 }
 
 /// Somebody else is waited for, or the socket.
@@ -123,17 +103,11 @@ impl Connection {
         Ok(Connection {
             stream,
             state: Mutex::new(State {
-                outgoing: Vec::new(),
-                outgoing_start: 0,
-                incoming: Vec::new(),
-                unanswered: VecDeque::new(),
-                answers: HashMap::new(),
-                inboxes: HashMap::new(),
-                next_id: 1,
+                exchange: Exchange::new(),
+                buffer: vec![0; READ_BYTES].into_boxed_slice(),
                 has_reader: false,
                 has_flusher: false,
-                end: None,
-                write_end: None,
+                has_news: false,
             }),
             changed: Condvar::new(),
             reply_timeout,
@@ -143,7 +117,7 @@ impl Connection {
     /// Sends a request as far as the socket takes it, first waiting for room in the buffer.
     pub(super) fn submit(&self, op: Op<'_>) -> Result<RequestId, Error> {
         let mut state = self.room()?;
-        let id = state.enqueue(op, true);
+        let id = state.exchange.request(op);
         state.flush(&self.stream);
         Ok(id)
     }
@@ -153,20 +127,20 @@ impl Connection {
         &self,
         id: RequestId,
         timeout: Option<Duration>,
-    ) -> Result<Result<Response, Failure>, Error> {
+    ) -> Result<Answered, Error> {
         let taken = self.wait(self.lock(), deadline(timeout), |state| {
-            state.answers.remove(&id)
+            state.exchange.take_answer(id)
         });
         match taken {
             Ok((_, answer)) => Ok(answer),
-            Err(Error::Timeout) => self.lock().abandon(id).ok_or(Error::Timeout),
+            Err(Error::Timeout) => self.lock().exchange.abandon(id).ok_or(Error::Timeout),
             Err(end) => Err(Error::Unanswered(Box::new(end))),
         }
     }
 
     /// Declares that nobody will take the answer to a request.
     pub(super) fn abandon(&self, id: RequestId) {
-        drop(self.lock().abandon(id));
+        drop(self.lock().exchange.abandon(id));
     }
 
     pub(super) fn reply_timeout(&self) -> Option<Duration> {
@@ -179,17 +153,14 @@ impl Connection {
         subscribe: Subscribe<'_>,
     ) -> Result<(RequestId, Response), Error> {
         let mut state = self.room()?;
-        // Before the request leaves, so that there is a place for the first event.
-        let id = state.next_id;
-        state.inboxes.insert(id, Inbox::new());
-        state.enqueue(Op::Subscribe(subscribe), true);
+        let id = state.exchange.subscribe(subscribe);
         state.flush(&self.stream);
         drop(state);
         let answer = self.answer(id, self.reply_timeout);
         match answer {
             Ok(Ok(response)) => Ok((id, response)),
             Ok(Err(failure)) => {
-                self.lock().inboxes.remove(&id);
+                self.lock().exchange.forget_subscription(id);
                 Err(Error::Server(failure))
             }
             Err(error) => {
@@ -204,8 +175,7 @@ impl Connection {
     /// next event is told that there is none. Does nothing where it has ended already.
     pub(super) fn unsubscribe(&self, id: RequestId) {
         let mut state = self.lock();
-        if state.inboxes.remove(&id).is_some() && state.ended().is_none() {
-            state.enqueue(Op::Unsubscribe { sub: Id::from(id) }, false);
+        if state.exchange.unsubscribe(id) {
             state.flush(&self.stream);
         }
         self.changed.notify_all();
@@ -217,12 +187,7 @@ impl Connection {
         id: RequestId,
         deadline: Option<Instant>,
     ) -> Result<Option<Event>, Error> {
-        let taken = self.wait(self.lock(), deadline, |state| {
-            match state.inboxes.get_mut(&id) {
-                Some(inbox) => inbox.pop().map(Some),
-                None => Some(None),
-            }
-        });
+        let taken = self.wait(self.lock(), deadline, |state| state.exchange.take_event(id));
         taken.map(|(_, event)| event)
     }
 
@@ -230,16 +195,59 @@ impl Connection {
     pub(super) fn has_ended(&self) -> bool {
         let looked = self.wait(self.lock(), Some(Instant::now()), |_| None::<()>);
         drop(looked);
-        self.lock().ended().is_some()
+        self.lock().exchange.ended().is_some()
     }
 
-    /// Waits until the connection has ended. With a `silence`, a peer is asked for a sign of life that
-    /// often, and one that gives none has the connection ended.
-    pub(super) fn wait_for_end(&self, silence: Option<Duration>) {
+    /// Writes and reads what can be without waiting.
+    pub(super) fn step(&self) -> Step {
+        let mut state = self.lock();
+        state.flush(&self.stream);
+        for _ in 0..READS_MAX {
+            if state.has_reader || !state.receive(&self.stream) {
+                break;
+            }
+        }
+        // Others may have waited for just that.
+        self.changed.notify_all();
+        Step {
+            has_news: std::mem::take(&mut state.has_news),
+            wants_room: !state.exchange.outgoing().is_empty(),
+            has_ended: state.exchange.read_end().is_some(),
+        }
+    }
+
+    /// The answer to a request, where it is there or can be read at once.
+    pub(super) fn try_answer(&self, id: RequestId) -> Result<Option<Answered>, Error> {
+        match self.wait(self.lock(), Some(Instant::now()), |state| {
+            state.exchange.take_answer(id)
+        }) {
+            Ok((_, answer)) => Ok(Some(answer)),
+            Err(Error::Timeout) => Ok(None),
+            Err(end) => Err(Error::Unanswered(Box::new(end))),
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Waits until the connection has ended, with a `patience` no longer than that, and tells whether it
+    /// has. With a `silence`, a peer is asked for a sign of life that often, and one that gives none has
+    /// the connection ended.
+    pub(super) fn wait_for_end(
+        &self,
+        silence: Option<Duration>,
+        patience: Option<Duration>,
+    ) -> bool {
+        let end = deadline(patience);
         loop {
-            match self.wait(self.lock(), deadline(silence), |_| None::<()>) {
+            let next = deadline(silence).into_iter().chain(end).min();
+            match self.wait(self.lock(), next, |_| None::<()>) {
                 Err(Error::Timeout) => {}
-                _ => return,
+                _ => return true,
+            }
+            if end.is_some_and(|end| end <= Instant::now()) {
+                return false;
             }
             let answered = self
                 .submit(Op::Ping)
@@ -253,7 +261,8 @@ impl Connection {
     /// Ends the connection for everyone who shares it.
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        state.end.get_or_insert(End::Closed);
+        state.exchange.end(End::Closed);
+        state.has_news = true;
         // Wakes the reader, which sees an end of input.
         self.stream.shutdown();
         self.changed.notify_all();
@@ -263,10 +272,10 @@ impl Connection {
     fn room(&self) -> Result<MutexGuard<'_, State>, Error> {
         let deadline = deadline(self.reply_timeout);
         let (state, ()) = self.wait(self.lock(), deadline, |state| {
-            let has_room = state.outgoing.len() - state.outgoing_start <= OUTGOING_BYTES_MAX;
-            (has_room || state.write_end.is_some()).then_some(())
+            let exchange = &state.exchange;
+            (exchange.has_room() || exchange.ended().is_some()).then_some(())
         })?;
-        match state.ended() {
+        match state.exchange.ended() {
             Some(end) => Err(end.error()),
             None => Ok(state),
         }
@@ -287,7 +296,7 @@ impl Connection {
             if let Some(found) = ready(&mut state) {
                 return Ok((state, found));
             }
-            if let Some(end) = &state.end {
+            if let Some(end) = state.exchange.read_end() {
                 return Err(end.error());
             }
             if is_last_look {
@@ -327,14 +336,17 @@ impl Connection {
         let mut state = self.lock();
         state.give_back(role);
         if let Err(error) = polled {
-            state.end.get_or_insert(End::of(&error));
+            state.exchange.end(End::of(&error));
+            state.has_news = true;
         }
-        if state.end.is_none() {
-            state.receive(&self.stream);
+        if state.has_reader {
+            // Not to be read under a poll of somebody else's, which would go on waiting.
+            self.changed.notify_all();
+            drop(state);
+            std::thread::yield_now();
+            return self.lock();
         }
-        if matches!(state.end, Some(End::Protocol(_))) {
-            self.stream.shutdown();
-        }
+        state.receive(&self.stream);
         self.changed.notify_all();
         state
     }
@@ -347,7 +359,7 @@ impl Connection {
 
 impl State {
     fn take_role(&mut self) -> Role {
-        let has_unwritten = self.outgoing_start < self.outgoing.len();
+        let has_unwritten = !self.exchange.outgoing().is_empty();
         if has_unwritten && !self.has_flusher {
             self.has_flusher = true;
             Role::Flusher
@@ -367,155 +379,42 @@ impl State {
         }
     }
 
-    fn ended(&self) -> Option<&End> {
-        self.end.as_ref().or(self.write_end.as_ref())
-    }
-
-    /// Appends a request to what is to be written.
-    fn enqueue(&mut self, op: Op<'_>, is_wanted: bool) -> RequestId {
-        let id = self.next_id;
-        self.next_id += 1;
-        let keeps_line = matches!(op, Op::Hello { .. } | Op::Stats | Op::Clients);
-        Request {
-            id: Some(Id::from(id)),
-            op,
-        }
-        .write(&mut self.outgoing);
-        self.unanswered.push_back(Unanswered {
-            id,
-            is_wanted,
-            keeps_line,
-        });
-        id
-    }
-
-    /// The answer that nobody will wait for any more, where it is there already.
-    fn abandon(&mut self, id: RequestId) -> Option<Result<Response, Failure>> {
-        let answer = self.answers.remove(&id);
-        if let Ok(position) = self
-            .unanswered
-            .binary_search_by_key(&id, |request| request.id)
-        {
-            self.unanswered[position].is_wanted = false;
-        }
-        answer
-    }
-
     /// Writes what the socket takes without blocking.
     fn flush(&mut self, stream: &Stream) {
-        while self.outgoing_start < self.outgoing.len() {
-            match stream.write(&self.outgoing[self.outgoing_start..]) {
-                Ok(bytes) => self.outgoing_start += bytes,
+        while !self.exchange.outgoing().is_empty() {
+            match stream.write(self.exchange.outgoing()) {
+                Ok(bytes) => self.exchange.written(bytes),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    self.write_end.get_or_insert(End::of(&error));
-                    self.outgoing_start = self.outgoing.len();
-                }
+                Err(error) => self.exchange.end_writing(End::of(&error)),
             }
-        }
-        if self.outgoing_start == self.outgoing.len() {
-            self.outgoing.clear();
-            self.outgoing.shrink_to(OUTGOING_BYTES_MAX);
-            self.outgoing_start = 0;
-        } else if self.outgoing_start > OUTGOING_BYTES_MAX {
-            self.outgoing.drain(..self.outgoing_start);
-            self.outgoing_start = 0;
         }
     }
 
-    /// Reads once, and hands on the lines that are whole.
-    fn receive(&mut self, stream: &Stream) {
-        let scanned = self.incoming.len();
-        self.incoming.resize(scanned + READ_BYTES, 0);
-        let read = stream.read(&mut self.incoming[scanned..]);
-        self.incoming
-            .truncate(scanned + read.as_ref().map_or(0, |bytes| *bytes));
-        match read {
-            Ok(0) => self.end = Some(End::Closed),
-            Ok(_) => {
-                if let Err(what) = self.hand_out(scanned) {
-                    self.end = Some(End::Protocol(what));
-                }
+    /// Reads once, and hands on the lines that are whole. Returns whether there may be more.
+    fn receive(&mut self, stream: &Stream) -> bool {
+        if self.exchange.read_end().is_some() {
+            return false;
+        }
+        let has_news = &mut self.has_news;
+        match stream.read(&mut self.buffer) {
+            Ok(0) => self.exchange.end(End::Closed),
+            Ok(bytes) => {
+                let received = &self.buffer[..bytes];
+                self.exchange.receive(received, |_| *has_news = true);
             }
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
-                _ => self.end = Some(End::of(&error)),
+                io::ErrorKind::WouldBlock => return false,
+                io::ErrorKind::Interrupted => return true,
+                _ => self.exchange.end(End::of(&error)),
             },
         }
-    }
-
-    /// Hands on whole lines. The first `scanned` bytes are known to hold no line end.
-    fn hand_out(&mut self, scanned: usize) -> Result<(), String> {
-        let mut incoming = std::mem::take(&mut self.incoming);
-        let mut start = 0;
-        let mut from = scanned;
-        while let Some(length) = memchr::memchr(b'\n', &incoming[from..]) {
-            let line = incoming[start..from + length].trim_ascii();
-            if !line.is_empty() {
-                let line = std::str::from_utf8(line).map_err(|_| "a line that is not UTF-8")?;
-                self.deliver(line)?;
-            }
-            start = from + length + 1;
-            from = start;
+        let end = self.exchange.read_end();
+        self.has_news |= end.is_some();
+        if matches!(end, Some(End::Protocol(_))) {
+            stream.shutdown();
         }
-        incoming.drain(..start);
-        if incoming.is_empty() {
-            incoming.shrink_to(2 * READ_BYTES);
-        }
-        self.incoming = incoming;
-        if self.incoming.len() > LINE_BYTES_MAX {
-            return Err(format!("a line of more than {LINE_BYTES_MAX} bytes"));
-        }
-        Ok(())
-    }
-
-    fn deliver(&mut self, line: &str) -> Result<(), String> {
-        match Incoming::parse(line).map_err(|error| error.to_string())? {
-            Incoming::Reply { id, result } => {
-                let Some(request) = self.unanswered.pop_front() else {
-                    return Err(match result {
-                        Ok(_) => "an answer that nothing asked for".to_owned(),
-                        Err(failure) => failure.to_string(),
-                    });
-                };
-                // A line that was too long to be read is answered without its id.
-                if id.is_some_and(|id| id.as_json() != request.id.to_string()) {
-                    return Err("an answer to another request than the oldest".to_owned());
-                }
-                if request.is_wanted {
-                    let answer = match result {
-                        Ok(answer) => Ok(Response::received(*answer, request.keeps_line)?),
-                        Err(failure) => Err(failure),
-                    };
-                    self.answers.insert(request.id, answer);
-                }
-                Ok(())
-            }
-            Incoming::Event { sub, rev, event } => {
-                let id = sub.as_json().parse::<RequestId>().ok();
-                // An event may be on its way while its subscription is being ended.
-                if let Some(inbox) = id.and_then(|id| self.inboxes.get_mut(&id)) {
-                    inbox.push(received_event(event, rev)?);
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl End {
-    fn of(error: &io::Error) -> End {
-        End::Failed(error.kind(), error.to_string())
-    }
-
-    fn error(&self) -> Error {
-        match self {
-            End::Closed => Error::Closed,
-            End::Failed(kind, message) => Error::Io(io::Error::new(*kind, message.clone())),
-            End::Protocol(what) => Error::Protocol(what.clone()),
-        }
+        end.is_none()
     }
 }
 
@@ -576,21 +475,4 @@ fn poll_once(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-fn received_event(event: Happening<'_>, rev: u64) -> Result<Event, String> {
-    let parsed = |key: &str| Key::new(key).map_err(|error| format!("a bad key: {error}"));
-    Ok(match event {
-        Happening::Put { key, payload } => Event::Put {
-            key: parsed(&key)?,
-            value: Value::received(payload),
-            rev,
-        },
-        Happening::Delete { key } => Event::Delete {
-            key: parsed(&key)?,
-            rev,
-        },
-        Happening::Sync => Event::Sync { rev },
-        Happening::Reset => Event::Reset { rev },
-    })
 }

@@ -47,6 +47,28 @@ pub enum Error {
     Unanswered(Box<Error>),
 }
 
+/// Why a direction of a connection is of no more use. Unlike an [`Error`] it can be told to many.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    Closed,
+    Failed(io::ErrorKind, String),
+    Protocol(String),
+}
+
+impl End {
+    pub(super) fn of(error: &io::Error) -> End {
+        End::Failed(error.kind(), error.to_string())
+    }
+
+    pub(super) fn error(&self) -> Error {
+        match self {
+            End::Closed => Error::Closed,
+            End::Failed(kind, message) => Error::Io(io::Error::new(*kind, message.clone())),
+            End::Protocol(what) => Error::Protocol(what.clone()),
+        }
+    }
+}
+
 impl Error {
     /// The daemon's error code, where it was the daemon that refused.
     #[must_use]
@@ -68,6 +90,28 @@ impl Error {
                 | Error::Closed
                 | Error::Unanswered(_)
         )
+    }
+}
+
+impl Error {
+    /// The same for another one who waits for the same thing.
+    #[cfg(feature = "async")]
+    pub(super) fn again(&self) -> Error {
+        match self {
+            Error::Address(error) => Error::Address(error.clone()),
+            Error::Connect { address, source } => Error::Connect {
+                address: address.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Error::Io(error) => Error::Io(io::Error::new(error.kind(), error.to_string())),
+            Error::Key(error) => Error::Key(error.clone()),
+            Error::Value(error) => Error::Value(serde::de::Error::custom(error)),
+            Error::Server(failure) => Error::Server(failure.clone()),
+            Error::Protocol(what) => Error::Protocol(what.clone()),
+            Error::Timeout => Error::Timeout,
+            Error::Closed => Error::Closed,
+            Error::Unanswered(cause) => Error::Unanswered(Box::new(cause.again())),
+        }
     }
 }
 

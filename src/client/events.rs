@@ -23,7 +23,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::link::{SILENCE_MAX, is_passing};
+use super::link::SILENCE_MAX;
+use super::retry::is_passing;
 use super::{Error, Event, Link, Position, Subscription, SubscriptionEnder};
 use crate::address::Address;
 use crate::key::{Key, Pattern};

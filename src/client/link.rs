@@ -14,15 +14,17 @@
 //! for the outcome. Where entries are [announced](Link::announce) a thread waits for the end of the
 //! connection, so that they come back while nobody asks anything. Without them there is no thread.
 
-use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::announced::{Announced, session_put};
 use super::backoff::Backoff;
-use super::{Batch, Builder, Client, Entry, Error, Lifetime, Put, Value, Written};
+use super::retry::{self, Attempts, Update, is_passing, is_unsent};
+use super::{Batch, Builder, Client, Entry, Error, Put, Value, Written};
 use crate::address::Address;
 use crate::wire::ErrorCode;
 
@@ -70,12 +72,14 @@ struct Shared {
 struct State {
     client: Option<Client>,
     is_connecting: bool,
+    /// Since when there is the connection.
+    since: Instant,
     backoff: Backoff,
     /// No attempt before this.
     next_attempt: Option<Instant>,
-    /// Entries to be put on each new connection, by number.
-    announced: BTreeMap<u64, Put>,
-    next_number: u64,
+    announced: Announced,
+    /// Whether the daemon has refused something of that.
+    is_refused: bool,
     has_keeper: bool,
 }
 
@@ -125,8 +129,9 @@ impl Link {
     /// waits for one as long as [the patience](LinkBuilder::patience) lasts.
     ///
     /// # Errors
-    /// Why the last attempt failed, see [`Builder::connect`]. What does not go away by itself, as a
-    /// daemon that refuses the token, is reported at once.
+    /// Why the last attempt failed, see [`Builder::connect`], but never [`Error::Unanswered`] or
+    /// [`Error::Timeout`]: nothing was asked yet. What does not go away by itself, as a daemon that
+    /// refuses the token, is reported at once.
     pub fn client(&self) -> Result<Client, Error> {
         self.0.client(self.deadline(), &|| false)
     }
@@ -156,27 +161,15 @@ impl Link {
     /// # Errors
     /// As [`Link::put`]; [`Put::if_rev`] as in [`Client::put_with`].
     pub fn put_with(&self, put: Put) -> Result<Written, Error> {
-        let is_repeatable = put.is_if_changed() || put.rev_wanted().is_some();
         let deadline = self.deadline();
-        let mut lost: Option<(Error, String)> = None;
+        let mut attempts = Attempts::new(&put);
         loop {
-            let client = self.0.client(deadline, &|| false)?;
-            if let Some((error, epoch)) = lost.take() {
-                // Revisions of another history say nothing about this put.
-                if put.rev_wanted().is_some() && client.epoch() != epoch {
-                    return Err(error);
-                }
-                lost = Some((error, epoch));
-            }
-            match client.put_with(put.clone()) {
-                Err(error) if is_unsent(&error) && is_before(deadline) => {}
-                Err(error @ Error::Unanswered(_)) if is_repeatable && is_before(deadline) => {
-                    lost = Some((error, client.epoch().to_owned()));
-                }
-                Err(error) if error.code() == Some(ErrorCode::Conflict) && lost.is_some() => {
-                    return Err(lost.map_or(error, |(lost, _)| lost));
-                }
-                done => return done,
+            let client = self.0.client(deadline, &|| false);
+            let client = client.map_err(|error| attempts.fate(error))?;
+            attempts.begin(client.epoch())?;
+            let done = client.put_with(put.clone());
+            if let Some(done) = attempts.end(done, client.epoch(), is_before(deadline)) {
+                return done;
             }
         }
     }
@@ -212,10 +205,10 @@ impl Link {
     /// As [`Client::delete`], but that it waits for a connection.
     ///
     /// # Errors
-    /// As [`Link::put`]. Deleting a key twice does no harm, so one whose answer is lost is asked again;
-    /// whether there was a key is then said of the last time.
+    /// As [`Link::put`]. A deletion whose answer is lost is not sent again: it could take away what somebody
+    /// else has put meanwhile.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<bool, Error> {
-        self.read(|client| client.delete(key.as_ref()))
+        self.write(|client| client.delete(key.as_ref()))
     }
 
     /// Carries out a batch, but that it waits for a connection. The operations are added by the
@@ -231,14 +224,7 @@ impl Link {
     /// # Ok::<(), nkv::client::Error>(())
     /// ```
     pub fn batch(&self, add: impl Fn(Batch<'_>) -> Batch<'_>) -> Result<u64, Error> {
-        let deadline = self.deadline();
-        loop {
-            let client = self.0.client(deadline, &|| false)?;
-            match add(client.batch()).commit() {
-                Err(error) if is_unsent(&error) && is_before(deadline) => {}
-                done => return done,
-            }
-        }
+        self.write(|client| add(client.batch()).commit())
     }
 
     /// Reads a key, makes a new value of what it holds, and puts that if nobody else was faster;
@@ -263,16 +249,10 @@ impl Link {
         let key = key.as_ref();
         let deadline = self.deadline();
         loop {
-            let entry = self.get::<T>(key)?;
-            let rev = entry.as_ref().map_or(0, |entry| entry.rev);
-            let terms = entry.as_ref().map(|entry| (entry.lifetime, entry.ttl));
-            let Some(value) = change(entry.map(|entry| entry.value)) else {
-                return Ok(rev);
+            let put = match retry::update(key, self.get::<T>(key)?, &mut change)? {
+                Update::Put(put) => put,
+                Update::Nothing { rev } => return Ok(rev),
             };
-            let mut put = Put::new(key, Value::of(&value)?)?.if_rev(rev);
-            if let Some((lifetime, ttl)) = terms {
-                put = put.on_terms(lifetime, ttl);
-            }
             match self.put_with(put) {
                 Err(error) if error.code() == Some(ErrorCode::Conflict) && is_before(deadline) => {}
                 done => return Ok(done?.rev),
@@ -315,7 +295,7 @@ impl Link {
         let key = put.key().to_owned();
         // A connection that is made from here on announces it by itself.
         self.client()?;
-        let number = self.0.register(put.clone());
+        let number = self.0.lock().announced.add(put.clone());
         let announcement = Announcement {
             link: self.clone(),
             number,
@@ -325,6 +305,18 @@ impl Link {
         announcement.put_now(put)?;
         self.0.keep()?;
         Ok(announcement)
+    }
+
+    /// Asks, and asks again only what was not sent.
+    fn write<R>(&self, ask: impl Fn(&Client) -> Result<R, Error>) -> Result<R, Error> {
+        let deadline = self.deadline();
+        loop {
+            let client = self.0.client(deadline, &|| false)?;
+            match ask(&client) {
+                Err(error) if is_unsent(&error) && is_before(deadline) => {}
+                done => return done,
+            }
+        }
     }
 
     /// Asks, and asks again after a lost connection: for what does no harm when it is done twice.
@@ -342,7 +334,7 @@ impl Link {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.0.options.patience
+        instant_after(self.0.options.patience)
     }
 
     /// A connection, waited for until then (else for ever), or until `is_stopped` says so.
@@ -351,7 +343,7 @@ impl Link {
         deadline: Option<Instant>,
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<Client, Error> {
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + FOR_EVER);
+        let deadline = deadline.unwrap_or_else(|| instant_after(FOR_EVER));
         self.0.client(deadline, is_stopped)
     }
 
@@ -365,8 +357,17 @@ impl Link {
 /// How long the keeper holds on to a link that is being dropped, at most.
 const KEEPER_STEP: Duration = Duration::from_secs(1);
 
+/// How long what was refused is not announced again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// A hundred years.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The end of a duration from now on; of one that has no end to speak of, in a hundred years.
+pub(super) fn instant_after(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + FOR_EVER)
+}
 
 impl LinkBuilder {
     /// What each connection is made with: name, token, timeouts.
@@ -396,10 +397,11 @@ impl LinkBuilder {
         let state = State {
             client: None,
             is_connecting: false,
+            since: Instant::now(),
             backoff: Backoff::new(self.pause_min, self.pause_max),
             next_attempt: None,
-            announced: BTreeMap::new(),
-            next_number: 0,
+            announced: Announced::default(),
+            is_refused: false,
             has_keeper: false,
         };
         Link(Arc::new(Shared {
@@ -425,7 +427,7 @@ impl Announcement {
     pub fn set<T: Serialize + ?Sized>(&self, value: &T) -> Result<u64, Error> {
         let put = session_put(&self.key, Value::of(value)?)?;
         let mut state = self.link.0.lock();
-        state.announced.insert(self.number, put.clone());
+        state.announced.set(self.number, put.clone());
         drop(state);
         self.put_now(put)
     }
@@ -440,12 +442,12 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         let mut state = self.link.0.lock();
-        state.announced.remove(&self.number);
+        let gone = state.announced.remove(self.number);
         let client = state.client.clone();
         drop(state);
-        if let Some(client) = client {
+        if let (Some(client), Some(key)) = (client, gone) {
             // Without a connection the daemon lets the entry go by itself.
-            let _ = client.pipeline().delete(&self.key);
+            let _ = client.pipeline().delete(key);
         }
     }
 }
@@ -467,27 +469,29 @@ impl Shared {
                     return Ok(client);
                 }
                 state = self.lock();
-                state.forget(&client);
+                state.forget(&client, self.options.pause_max);
                 continue;
             }
             let now = Instant::now();
             if now >= deadline && last_error.is_some() {
-                return Err(last_error.unwrap_or(Error::Timeout));
+                return Err(self.not_reached(last_error));
             }
             let wait = match state.next_attempt {
                 _ if state.is_connecting => deadline,
                 Some(at) if at > now => at.min(deadline),
                 _ => {
                     state.is_connecting = true;
-                    let announced: Vec<Put> = state.announced.values().cloned().collect();
+                    let announced = state.announced.clone();
                     drop(state);
                     let made = self.connect(&announced);
                     state = self.lock();
                     state.is_connecting = false;
                     self.changed.notify_all();
                     match made {
-                        Ok(client) => {
-                            state.backoff.reset();
+                        Ok((client, is_refused)) => {
+                            state.take_back(&client, &announced);
+                            state.is_refused = is_refused;
+                            state.since = Instant::now();
                             state.next_attempt = None;
                             state.client = Some(client);
                         }
@@ -504,38 +508,43 @@ impl Shared {
             let patience = wait.saturating_duration_since(now);
             if patience.is_zero() && last_error.is_none() {
                 // Others are trying, or have just failed.
-                return Err(Error::Timeout);
+                return Err(self.not_reached(None));
             }
             let waited = self.changed.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Makes a connection on which everything is announced.
-    fn connect(&self, announced: &[Put]) -> Result<Client, Error> {
-        let client = self.options.client.connect(&self.address)?;
-        let pipeline = client.pipeline();
-        let pending: Vec<_> = announced
-            .iter()
-            .map(|put| pipeline.put_with(put.clone()))
-            .collect::<Result<_, _>>()?;
-        for pending in pending {
-            match pending.wait() {
-                // A refusal is no reason to be without a connection.
-                Ok(_) | Err(Error::Server(_)) => {}
-                Err(error) => return Err(error),
-            }
+    /// Why there is no connection, in words that say that nothing was asked over it: a greeting whose
+    /// fate is unknown is no request of the caller's.
+    fn not_reached(&self, error: Option<Error>) -> Error {
+        match error {
+            Some(Error::Unanswered(cause)) => *cause,
+            Some(Error::Timeout) | None => Error::Connect {
+                address: self.address.clone(),
+                source: io::ErrorKind::TimedOut.into(),
+            },
+            Some(error) => error,
         }
-        Ok(client)
     }
 
-    /// Adds an entry to those that each new connection begins with.
-    fn register(&self, put: Put) -> u64 {
-        let mut state = self.lock();
-        let number = state.next_number;
-        state.next_number += 1;
-        state.announced.insert(number, put);
-        number
+    /// Makes a connection on which everything is announced, but what the daemon refuses: that is no
+    /// reason to be without one.
+    fn connect(&self, announced: &Announced) -> Result<(Client, bool), Error> {
+        let client = self.options.client.connect(&self.address)?;
+        let is_refused = announce_all(&client, announced)?;
+        Ok((client, is_refused))
+    }
+
+    /// Announces everything once more, because something was refused.
+    fn announce_again(&self, client: &Client) {
+        let announced = self.lock().announced.clone();
+        // A connection that is lost is noticed by whoever waits for its end.
+        if let Ok(is_refused) = announce_all(client, &announced) {
+            let mut state = self.lock();
+            state.take_back(client, &announced);
+            state.is_refused = is_refused;
+        }
     }
 
     /// Sees to it that a connection is made again while nobody asks anything.
@@ -554,7 +563,7 @@ impl Shared {
     }
 
     fn forget(&self, client: &Client) {
-        self.lock().forget(client);
+        self.lock().forget(client, self.options.pause_max);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -563,14 +572,26 @@ impl Shared {
 }
 
 impl State {
-    /// Drops a connection that is lost, if it is still the one that is used.
-    fn forget(&mut self, client: &Client) {
-        if self
-            .client
-            .as_ref()
-            .is_some_and(|held| held.is_same(client))
-        {
-            self.client = None;
+    /// Deletes on a new connection what has ceased to be announced while it was made.
+    fn take_back(&self, client: &Client, announced: &Announced) {
+        for key in self.announced.gone_since(announced) {
+            // A connection that is lost again takes the entry along.
+            let _ = client.pipeline().delete(key);
+        }
+    }
+
+    /// Drops a connection that is lost, if it is still the one that is used. A daemon that takes in
+    /// whoever comes and hangs up is not asked without pause.
+    fn forget(&mut self, client: &Client, pause_max: Duration) {
+        let held = self.client.as_ref();
+        if !held.is_some_and(|held| held.is_same(client)) {
+            return;
+        }
+        self.client = None;
+        if self.since.elapsed() < pause_max {
+            self.next_attempt = Some(Instant::now() + self.backoff.pause());
+        } else {
+            self.backoff.reset();
         }
     }
 }
@@ -592,13 +613,18 @@ fn keep_connected(shared: &Weak<Shared>) {
             return;
         };
         let is_gone = || Arc::strong_count(&shared) == 1;
-        let made = shared.client(Instant::now() + KEEPER_STEP, &is_gone);
+        let made = shared.client(instant_after(KEEPER_STEP), &is_gone);
         let silence = matches!(shared.address, Address::Tcp(_)).then_some(SILENCE_MAX);
         match made {
             Ok(client) => {
+                let again = shared.lock().is_refused.then_some(REFUSED_PAUSE);
                 // What it waits for comes with the end of the link, too.
+                let weak = Arc::downgrade(&shared);
                 drop(shared);
-                client.connection().wait_for_end(silence);
+                let has_ended = client.connection().wait_for_end(silence, again);
+                if !has_ended && let Some(shared) = weak.upgrade() {
+                    shared.announce_again(&client);
+                }
             }
             Err(error) if is_passing(&error) => {}
             // A daemon that won't have this client may be another one later.
@@ -610,20 +636,22 @@ fn keep_connected(shared: &Weak<Shared>) {
     }
 }
 
-fn session_put(key: &str, value: Value) -> Result<Put, Error> {
-    Ok(Put::new(key, value)?.lifetime(Lifetime::Session))
-}
-
-/// Whether a request has surely not been carried out and may be asked again.
-fn is_unsent(error: &Error) -> bool {
-    matches!(error, Error::Closed | Error::Io(_) | Error::Connect { .. })
-}
-
-/// Whether another attempt to connect may succeed.
-pub(super) fn is_passing(error: &Error) -> bool {
-    error.is_disconnect()
-        || matches!(error, Error::Timeout)
-        || error.code() == Some(ErrorCode::Limit)
+/// Announces everything, and tells whether something was refused.
+fn announce_all(client: &Client, announced: &Announced) -> Result<bool, Error> {
+    let pipeline = client.pipeline();
+    let pending: Vec<_> = announced
+        .puts()
+        .map(|put| pipeline.put_with(put.clone()))
+        .collect::<Result<_, _>>()?;
+    let mut is_refused = false;
+    for pending in pending {
+        match pending.wait() {
+            Ok(_) => {}
+            Err(Error::Server(_)) => is_refused = true,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(is_refused)
 }
 
 fn is_before(deadline: Instant) -> bool {

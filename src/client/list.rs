@@ -5,7 +5,7 @@
 //! or after, one that comes or goes is seen or not, and no key is seen twice. Who needs one state
 //! of several keys subscribes, and takes what comes before the first `sync`.
 
-use super::response::{self, Listed};
+use super::response::{self, Answered, Listed};
 use super::{Client, Entry, Error};
 use crate::key::{Key, Pattern};
 use crate::wire::{self, Op};
@@ -15,18 +15,24 @@ use crate::wire::{self, Op};
 /// After an error there is nothing more.
 #[derive(Debug)]
 #[must_use = "a list asks for nothing until it is iterated"]
-pub struct List<'c>(Pages<'c>);
+pub struct List<'c> {
+    client: &'c Client,
+    pages: Pages,
+}
 
 /// The keys that match a pattern, in byte order. See [`Client::list_keys`].
 ///
 /// After an error there is nothing more.
 #[derive(Debug)]
 #[must_use = "a list asks for nothing until it is iterated"]
-pub struct Keys<'c>(Pages<'c>);
-
-#[derive(Debug)]
-struct Pages<'c> {
+pub struct Keys<'c> {
     client: &'c Client,
+    pages: Pages,
+}
+
+/// Where a list stands: which page to ask for, and what is left of the last one.
+#[derive(Debug)]
+pub(super) struct Pages {
     pattern: Pattern,
     keys_only: bool,
     page_entries: Option<u64>,
@@ -38,37 +44,43 @@ struct Pages<'c> {
 
 impl<'c> List<'c> {
     pub(super) fn new(client: &'c Client, pattern: Pattern) -> List<'c> {
-        List(Pages::new(client, pattern, false))
+        List {
+            client,
+            pages: Pages::new(pattern, false),
+        }
     }
 
     /// Asks for so many entries at a time: less to wait for and to hold. The daemon has a limit of
     /// its own, which is the default.
     pub fn page(mut self, entries: u64) -> List<'c> {
-        self.0.page_entries = Some(entries);
+        self.pages.set_page(entries);
         self
     }
 
     /// Begins after this key.
     pub fn after(mut self, key: &Key) -> List<'c> {
-        self.0.after = Some(key.clone());
+        self.pages.set_after(key);
         self
     }
 }
 
 impl<'c> Keys<'c> {
     pub(super) fn new(client: &'c Client, pattern: Pattern) -> Keys<'c> {
-        Keys(Pages::new(client, pattern, true))
+        Keys {
+            client,
+            pages: Pages::new(pattern, true),
+        }
     }
 
     /// Asks for so many keys at a time. See [`List::page`].
     pub fn page(mut self, keys: u64) -> Keys<'c> {
-        self.0.page_entries = Some(keys);
+        self.pages.set_page(keys);
         self
     }
 
     /// Begins after this key.
     pub fn after(mut self, key: &Key) -> Keys<'c> {
-        self.0.after = Some(key.clone());
+        self.pages.set_after(key);
         self
     }
 }
@@ -77,26 +89,8 @@ impl Iterator for List<'_> {
     type Item = Result<Entry, Error>;
 
     fn next(&mut self) -> Option<Result<Entry, Error>> {
-        let listed = self.0.next()?;
-        Some(listed.and_then(
-            |Listed {
-                 key,
-                 value,
-                 rev,
-                 lifetime,
-                 ttl,
-             }| {
-                let value =
-                    value.ok_or_else(|| Error::Protocol("an entry without a value".into()))?;
-                Ok(Entry {
-                    key,
-                    value,
-                    rev,
-                    lifetime,
-                    ttl,
-                })
-            },
-        ))
+        let listed = next(self.client, &mut self.pages)?;
+        Some(listed.and_then(Listed::entry))
     }
 }
 
@@ -104,14 +98,26 @@ impl Iterator for Keys<'_> {
     type Item = Result<Key, Error>;
 
     fn next(&mut self) -> Option<Result<Key, Error>> {
-        Some(self.0.next()?.map(|listed| listed.key))
+        let listed = next(self.client, &mut self.pages)?;
+        Some(listed.map(|listed| listed.key))
     }
 }
 
-impl Pages<'_> {
-    fn new(client: &Client, pattern: Pattern, keys_only: bool) -> Pages<'_> {
+fn next(client: &Client, pages: &mut Pages) -> Option<Result<Listed, Error>> {
+    loop {
+        if let Some(listed) = pages.listed() {
+            return Some(Ok(listed));
+        }
+        let answer = client.call(pages.request()?, response::as_it_is);
+        if let Err(error) = pages.turn(answer) {
+            return Some(Err(error));
+        }
+    }
+}
+
+impl Pages {
+    pub(super) fn new(pattern: Pattern, keys_only: bool) -> Pages {
         Pages {
-            client,
             pattern,
             keys_only,
             page_entries: None,
@@ -121,35 +127,55 @@ impl Pages<'_> {
         }
     }
 
-    fn next(&mut self) -> Option<Result<Listed, Error>> {
-        loop {
-            if let Some(listed) = self.page.next() {
-                return Some(Ok(listed));
-            }
-            if !self.has_more {
-                return None;
-            }
-            if let Err(error) = self.turn() {
-                self.has_more = false;
-                return Some(Err(error));
-            }
-        }
+    pub(super) fn set_page(&mut self, entries: u64) {
+        self.page_entries = Some(entries);
     }
 
-    /// Asks for the next page.
-    fn turn(&mut self) -> Result<(), Error> {
-        if !self.pattern.has_star() {
-            return self.single();
+    pub(super) fn set_after(&mut self, key: &Key) {
+        self.after = Some(key.clone());
+    }
+
+    /// The next element, as long as the page lasts.
+    pub(super) fn listed(&mut self) -> Option<Listed> {
+        self.page.next()
+    }
+
+    /// What to ask for the next page; nothing where there is none.
+    pub(super) fn request(&self) -> Option<Op<'static>> {
+        if !self.has_more {
+            return None;
         }
-        let page = self.client.call(
-            Op::Get(wire::List {
-                key: self.pattern.as_str().into(),
+        let key = self.pattern.as_str().to_owned().into();
+        if self.pattern.has_star() {
+            let after = self.after.as_ref();
+            return Some(Op::Get(wire::List {
+                key,
                 limit: self.page_entries,
-                after: self.after.as_ref().map(|key| key.as_str().into()),
+                after: after.map(|key| key.as_str().to_owned().into()),
                 keys_only: self.keys_only.then_some(true),
-            }),
-            response::page,
-        )?;
+            }));
+        }
+        // A key is a pattern too, but the daemon answers it as a key.
+        let is_after = |after: &Key| after.as_str() >= self.pattern.as_str();
+        if self.after.as_ref().is_some_and(is_after) {
+            return None;
+        }
+        Some(Op::Get(wire::List {
+            key,
+            ..wire::List::default()
+        }))
+    }
+
+    /// Takes the answer in. After an error there is no further page.
+    pub(super) fn turn(&mut self, answer: Result<Answered, Error>) -> Result<(), Error> {
+        self.has_more = false;
+        let answer = answer?;
+        if !self.pattern.has_star() {
+            let listed = response::entry(answer)?.map(Listed::of);
+            self.page = Vec::from_iter(listed).into_iter();
+            return Ok(());
+        }
+        let page = answer.map_err(Error::Server)?;
         let last = page.entries.last().map(|listed| listed.key.clone());
         if page.has_more && (last.is_none() || last <= self.after) {
             return Err(Error::Protocol("a page that does not go on".into()));
@@ -157,36 +183,6 @@ impl Pages<'_> {
         self.after = last;
         self.has_more = page.has_more;
         self.page = page.entries.into_iter();
-        Ok(())
-    }
-
-    /// A key is a pattern too, but the daemon answers it as a key.
-    fn single(&mut self) -> Result<(), Error> {
-        self.has_more = false;
-        if self
-            .after
-            .as_ref()
-            .is_some_and(|after| after.as_str() >= self.pattern.as_str())
-        {
-            return Ok(());
-        }
-        let entry = self.client.get_value(self.pattern.as_str())?;
-        let listed = entry.map(
-            |Entry {
-                 key,
-                 value,
-                 rev,
-                 lifetime,
-                 ttl,
-             }| Listed {
-                key,
-                value: Some(value),
-                rev,
-                lifetime,
-                ttl,
-            },
-        );
-        self.page = Vec::from_iter(listed).into_iter();
         Ok(())
     }
 }

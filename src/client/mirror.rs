@@ -12,7 +12,7 @@
 //! what has changed, all entries come again and are compared with the copy; what `client/mirror/replica.rs`
 //! reports is the true difference, deletions included. Until then the copy stays as it is.
 
-mod replica;
+pub(super) mod replica;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::link::{SILENCE_MAX, is_passing};
+use super::connection;
+use super::link::{SILENCE_MAX, instant_after};
+use super::retry::is_passing;
 use super::{Error, Link, Subscription, SubscriptionEnder, Value};
 use crate::address::Address;
 use crate::key::{Key, Pattern};
@@ -86,7 +88,7 @@ pub struct Follower<T = Value> {
 }
 
 /// One consistent state of a mirror, to be read as a whole. While it is held the copy does not move on.
-pub struct View<'m, T = Value>(RwLockReadGuard<'m, Replica<T>>);
+pub struct View<'m, T = Value>(pub(super) RwLockReadGuard<'m, Replica<T>>);
 
 struct Live {
     subscription: Subscription,
@@ -273,13 +275,20 @@ impl<T> Follower<T> {
     /// # Errors
     /// What does not go away by itself, such as a refused token. It may be asked again.
     pub fn next_cut(&mut self, timeout: Option<Duration>) -> Result<Option<Cut<T>>, Error> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = connection::deadline(timeout);
         let silence = matches!(self.link.address(), Address::Tcp(_)).then_some(SILENCE_MAX);
         while !self.shared.is_stopped() {
             let Some(live) = &mut self.live else {
                 match self.connect(deadline) {
                     Ok(()) => continue,
-                    Err(error) if is_passing(&error) => self.shared.lost(error),
+                    Err(error) if is_passing(&error) => {
+                        let is_refused = error.code().is_some();
+                        self.shared.lost(error);
+                        if is_refused {
+                            // The connection is there, so nothing else pauses.
+                            self.shared.pause(deadline);
+                        }
+                    }
                     Err(error) => return Err(error),
                 }
                 if deadline.is_some_and(|at| at <= Instant::now()) {
@@ -460,6 +469,16 @@ impl<T> Shared<T> {
         status.ender = None;
     }
 
+    /// Waits after a refusal, unless it is stopped or the deadline comes before.
+    fn pause(&self, deadline: Option<Instant>) {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let pause = left.map_or(REFUSED_PAUSE, |left| left.min(REFUSED_PAUSE));
+        let waited = self
+            .changed
+            .wait_timeout_while(self.status(), pause, |_| !self.is_stopped());
+        drop(waited);
+    }
+
     fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Acquire)
     }
@@ -480,7 +499,7 @@ impl<T> Shared<T> {
         timeout: Duration,
         is_so: impl Fn(&View<'_, T>) -> bool,
     ) -> Result<(), Error> {
-        let deadline = Instant::now() + timeout;
+        let deadline = instant_after(timeout);
         loop {
             let cuts = self.status().cuts;
             if cuts > 0 && is_so(&self.view()) {
@@ -515,13 +534,8 @@ fn keep<T>(mut follower: Follower<T>, mut handlers: Vec<Handler<T>>) {
             Ok(Some(cut)) => handlers.iter_mut().for_each(|handle| handle(&cut)),
             Ok(None) => {}
             Err(error) => {
-                let shared = Arc::clone(&follower.shared);
-                shared.lost(error);
-                let status = shared.status();
-                let waited = shared
-                    .changed
-                    .wait_timeout_while(status, REFUSED_PAUSE, |_| !shared.is_stopped());
-                drop(waited);
+                follower.shared.lost(error);
+                follower.shared.pause(None);
             }
         }
     }

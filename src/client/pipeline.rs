@@ -7,7 +7,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::connection::RequestId;
+use super::exchange::RequestId;
 use super::response::{self, Reading, Written};
 use super::{Client, Entry, Error, Put, Value};
 use crate::key::{KeyRef, Pattern};
@@ -125,6 +125,23 @@ impl<T> Pending<'_, T> {
         let connection = self.client.connection();
         let answer = connection.answer(self.id, connection.reply_timeout())?;
         (self.reading)(answer)
+    }
+}
+
+impl<T> Pending<'_, T> {
+    /// The answer, if it is there or can be read without waiting; `None` while it is not, and after it
+    /// was given. For programs with a loop of their own, see [`Client::step`].
+    ///
+    /// # Errors
+    /// As [`Pending::wait`], but for [`Error::Timeout`]: how long to go on asking is up to the caller.
+    /// After an error there is nothing more to come.
+    pub fn try_wait(&mut self) -> Result<Option<T>, Error> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let answer = self.client.connection().try_answer(self.id);
+        self.is_over = !matches!(answer, Ok(None));
+        answer?.map(self.reading).transpose()
     }
 }
 

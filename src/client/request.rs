@@ -43,8 +43,12 @@ pub struct Put(pub(super) wire::Put<'static>);
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch<'c> {
     client: &'c Client,
-    ops: Result<Vec<BatchOp<'static>>, Error>,
+    operations: Operations,
 }
+
+/// What is in a batch, or what is wrong with the first bad operation.
+#[derive(Debug)]
+pub(super) struct Operations(Result<Vec<BatchOp<'static>>, Error>);
 
 impl Put {
     /// A put without options.
@@ -119,49 +123,38 @@ impl<'c> Batch<'c> {
     pub(super) fn new(client: &'c Client) -> Batch<'c> {
         Batch {
             client,
-            ops: Ok(Vec::new()),
+            operations: Operations::new(),
         }
     }
 
     /// Adds a put.
-    pub fn put<T: Serialize + ?Sized>(self, key: impl AsRef<str>, value: &T) -> Batch<'c> {
-        self.add(|| {
-            Value::of(value)
-                .and_then(|value| Put::new(key, value))
-                .map(batch_put)
-        })
+    pub fn put<T: Serialize + ?Sized>(mut self, key: impl AsRef<str>, value: &T) -> Batch<'c> {
+        self.operations.put(key.as_ref(), value);
+        self
     }
 
     /// Adds a put with options.
-    pub fn put_with(self, put: Put) -> Batch<'c> {
-        self.add(|| Ok(batch_put(put)))
+    pub fn put_with(mut self, put: Put) -> Batch<'c> {
+        self.operations.put_with(put);
+        self
     }
 
     /// Adds the deletion of a key or of all keys of a pattern. That there is none is no mistake.
-    pub fn delete(self, pattern: impl AsRef<str>) -> Batch<'c> {
-        self.add(|| {
-            let key = Cow::Owned(Pattern::new(pattern.as_ref())?.as_str().to_owned());
-            Ok(BatchOp::Delete(wire::Delete { key, if_rev: None }))
-        })
+    pub fn delete(mut self, pattern: impl AsRef<str>) -> Batch<'c> {
+        self.operations.delete(pattern.as_ref());
+        self
     }
 
     /// Adds the deletion of a key, on condition that its revision is this one.
-    pub fn delete_if_rev(self, key: impl AsRef<str>, rev: u64) -> Batch<'c> {
-        self.add(|| {
-            let key = Cow::Owned(KeyRef::new(key.as_ref())?.as_str().to_owned());
-            Ok(BatchOp::Delete(wire::Delete {
-                key,
-                if_rev: Some(rev),
-            }))
-        })
+    pub fn delete_if_rev(mut self, key: impl AsRef<str>, rev: u64) -> Batch<'c> {
+        self.operations.delete_if_rev(key.as_ref(), rev);
+        self
     }
 
     /// Adds the condition that the key's revision is this one; `0`: that there is no such key.
-    pub fn check(self, key: impl AsRef<str>, rev: u64) -> Batch<'c> {
-        self.add(|| {
-            let key = Cow::Owned(KeyRef::new(key.as_ref())?.as_str().to_owned());
-            Ok(BatchOp::Check { key, if_rev: rev })
-        })
+    pub fn check(mut self, key: impl AsRef<str>, rev: u64) -> Batch<'c> {
+        self.operations.check(key.as_ref(), rev);
+        self
     }
 
     /// Sends it and waits. Returns the keyspace's revision after it.
@@ -172,20 +165,57 @@ impl<'c> Batch<'c> {
     /// [`Conflict`](wire::ErrorCode::Conflict) whose `at` is the operation's index.
     pub fn commit(self) -> Result<u64, Error> {
         self.client
-            .call(Op::Batch { ops: self.ops? }, response::revision)
-    }
-
-    fn add(mut self, op: impl FnOnce() -> Result<BatchOp<'static>, Error>) -> Batch<'c> {
-        if let Ok(ops) = &mut self.ops {
-            match op() {
-                Ok(op) => ops.push(op),
-                Err(error) => self.ops = Err(error),
-            }
-        }
-        self
+            .call(self.operations.into_op()?, response::revision)
     }
 }
 
-fn batch_put(put: Put) -> BatchOp<'static> {
-    BatchOp::Put(put.0)
+impl Operations {
+    pub(super) fn new() -> Operations {
+        Operations(Ok(Vec::new()))
+    }
+
+    pub(super) fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
+        self.add(|| Ok(BatchOp::Put(Put::new(key, Value::of(value)?)?.0)));
+    }
+
+    pub(super) fn put_with(&mut self, put: Put) {
+        self.add(|| Ok(BatchOp::Put(put.0)));
+    }
+
+    pub(super) fn delete(&mut self, pattern: &str) {
+        self.add(|| {
+            let key = Cow::Owned(Pattern::new(pattern)?.as_str().to_owned());
+            Ok(BatchOp::Delete(wire::Delete { key, if_rev: None }))
+        });
+    }
+
+    pub(super) fn delete_if_rev(&mut self, key: &str, rev: u64) {
+        self.add(|| {
+            let key = Cow::Owned(KeyRef::new(key)?.as_str().to_owned());
+            Ok(BatchOp::Delete(wire::Delete {
+                key,
+                if_rev: Some(rev),
+            }))
+        });
+    }
+
+    pub(super) fn check(&mut self, key: &str, rev: u64) {
+        self.add(|| {
+            let key = Cow::Owned(KeyRef::new(key)?.as_str().to_owned());
+            Ok(BatchOp::Check { key, if_rev: rev })
+        });
+    }
+
+    pub(super) fn into_op(self) -> Result<Op<'static>, Error> {
+        Ok(Op::Batch { ops: self.0? })
+    }
+
+    fn add(&mut self, op: impl FnOnce() -> Result<BatchOp<'static>, Error>) {
+        if let Ok(ops) = &mut self.0 {
+            match op() {
+                Ok(op) => ops.push(op),
+                Err(error) => self.0 = Err(error),
+            }
+        }
+    }
 }

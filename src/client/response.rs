@@ -49,8 +49,42 @@ pub(super) struct Listed {
     pub(super) ttl: Option<Duration>,
 }
 
+/// A success or a refusal.
+pub(super) type Answered = Result<Response, Failure>;
+
 /// What the pipelined and the blocking requests have in common: how an answer is read.
-pub(super) type Reading<T> = fn(Result<Response, Failure>) -> Result<T, Error>;
+pub(super) type Reading<T> = fn(Answered) -> Result<T, Error>;
+
+impl Listed {
+    pub(super) fn of(entry: Entry) -> Listed {
+        let Entry {
+            key,
+            value,
+            rev,
+            lifetime,
+            ttl,
+        } = entry;
+        Listed {
+            key,
+            value: Some(value),
+            rev,
+            lifetime,
+            ttl,
+        }
+    }
+
+    pub(super) fn entry(self) -> Result<Entry, Error> {
+        Ok(Entry {
+            key: self.key,
+            value: self
+                .value
+                .ok_or_else(|| Error::Protocol("an entry without a value".into()))?,
+            rev: self.rev,
+            lifetime: self.lifetime,
+            ttl: self.ttl,
+        })
+    }
+}
 
 impl Response {
     pub(super) fn received(answer: Answer<'_>, keeps_line: bool) -> Result<Response, String> {
@@ -86,7 +120,7 @@ impl Listed {
     }
 }
 
-pub(super) fn written(answer: Result<Response, Failure>) -> Result<Written, Error> {
+pub(super) fn written(answer: Answered) -> Result<Written, Error> {
     let answer = answer.map_err(Error::Server)?;
     Ok(Written {
         rev: needed(answer.rev, "rev")?,
@@ -94,15 +128,20 @@ pub(super) fn written(answer: Result<Response, Failure>) -> Result<Written, Erro
     })
 }
 
-pub(super) fn revision(answer: Result<Response, Failure>) -> Result<u64, Error> {
+pub(super) fn revision(answer: Answered) -> Result<u64, Error> {
     needed(answer.map_err(Error::Server)?.rev, "rev")
 }
 
-pub(super) fn deleted(answer: Result<Response, Failure>) -> Result<u64, Error> {
+pub(super) fn deleted(answer: Answered) -> Result<u64, Error> {
     needed(answer.map_err(Error::Server)?.deleted, "deleted")
 }
 
-pub(super) fn entry(answer: Result<Response, Failure>) -> Result<Option<Entry>, Error> {
+#[cfg(feature = "async")]
+pub(super) fn was_deleted(answer: Answered) -> Result<bool, Error> {
+    Ok(deleted(answer)? > 0)
+}
+
+pub(super) fn entry(answer: Answered) -> Result<Option<Entry>, Error> {
     match answer {
         Ok(answer) => Ok(Some(Entry {
             key: needed(answer.key, "key")?,
@@ -117,21 +156,22 @@ pub(super) fn entry(answer: Result<Response, Failure>) -> Result<Option<Entry>, 
 }
 
 pub(super) fn typed_entry<T: DeserializeOwned>(
-    answer: Result<Response, Failure>,
+    answer: Answered,
 ) -> Result<Option<Entry<T>>, Error> {
     entry(answer)?.map(Entry::typed).transpose()
 }
 
-pub(super) fn nothing(answer: Result<Response, Failure>) -> Result<(), Error> {
+pub(super) fn nothing(answer: Answered) -> Result<(), Error> {
     answer.map(drop).map_err(Error::Server)
 }
 
-pub(super) fn page(answer: Result<Response, Failure>) -> Result<Response, Error> {
-    answer.map_err(Error::Server)
+/// For those who judge refusals themselves.
+pub(super) fn as_it_is(answer: Answered) -> Result<Answered, Error> {
+    Ok(answer)
 }
 
 /// The whole line of an answer that was asked to keep it, as a type of its own.
-pub(super) fn whole<T: DeserializeOwned>(answer: Result<Response, Failure>) -> Result<T, Error> {
+pub(super) fn whole<T: DeserializeOwned>(answer: Answered) -> Result<T, Error> {
     let line = needed(answer.map_err(Error::Server)?.line, "content")?;
     serde_json::from_str(&line).map_err(|error| Error::Protocol(error.to_string()))
 }

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use super::Error;
+use super::response::{self, Answered};
+
 /// The daemon's counters, by the names that the protocol gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,7 +23,19 @@ pub struct Stats {
 /// The answer to `stats` and to `clients`: everything that stands in the line.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Fields(Map<String, Json>);
+struct Fields(Map<String, Json>);
+
+pub(super) fn stats(answer: Answered) -> Result<Stats, Error> {
+    response::whole(answer).map(Stats::received)
+}
+
+/// The objects of an answer to `clients`.
+pub(super) fn clients(answer: Answered) -> Result<Vec<Map<String, Json>>, Error> {
+    let fields: Fields = response::whole(answer)?;
+    fields
+        .objects("clients")
+        .ok_or_else(|| Error::Protocol("an answer without `clients`".into()))
+}
 
 impl Stats {
     /// A counter by its name.
@@ -29,7 +44,7 @@ impl Stats {
         self.counters.get(name).copied()
     }
 
-    pub(super) fn received(Fields(mut fields): Fields) -> Stats {
+    fn received(Fields(mut fields): Fields) -> Stats {
         fields.remove("id");
         let mut text = |name| match fields.remove(name) {
             Some(Json::String(text)) => text,
@@ -48,7 +63,7 @@ impl Stats {
 
 impl Fields {
     /// The objects of the array with this name.
-    pub(super) fn objects(mut self, name: &str) -> Option<Vec<Map<String, Json>>> {
+    fn objects(mut self, name: &str) -> Option<Vec<Map<String, Json>>> {
         let Some(Json::Array(elements)) = self.0.remove(name) else {
             return None;
         };

@@ -11,7 +11,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{RequestId, deadline};
+use super::connection::deadline;
+use super::exchange::RequestId;
+use super::response::Response;
 use super::{Client, Error, Event};
 use crate::key::Pattern;
 use crate::wire;
@@ -30,11 +32,24 @@ pub struct Position {
 #[must_use = "nothing is subscribed to until `start` is called"]
 pub struct Subscribe<'c> {
     client: &'c Client,
-    pattern: Result<Pattern, Error>,
-    is_exact: bool,
-    changes_only: bool,
-    cuts: bool,
-    since: Option<Position>,
+    wanted: Wanted,
+}
+
+/// What is to be subscribed to.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) pattern: Result<Pattern, Error>,
+    pub(super) is_exact: bool,
+    pub(super) changes_only: bool,
+    pub(super) cuts: bool,
+    pub(super) since: Option<Position>,
+}
+
+/// How far a subscription has been taken.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) epoch: String,
+    pub(super) position: Option<Position>,
 }
 
 /// The events of one subscription, in order.
@@ -63,8 +78,7 @@ pub struct Subscribe<'c> {
 pub struct Subscription {
     client: Client,
     id: RequestId,
-    epoch: String,
-    position: Option<Position>,
+    standing: Standing,
     is_over: bool,
 }
 
@@ -79,6 +93,55 @@ impl<'c> Subscribe<'c> {
     pub(super) fn new(client: &'c Client, pattern: &str) -> Subscribe<'c> {
         Subscribe {
             client,
+            wanted: Wanted::new(pattern),
+        }
+    }
+
+    /// Only keys that match the pattern, not what lies below them.
+    pub fn exact(mut self) -> Subscribe<'c> {
+        self.wanted.is_exact = true;
+        self
+    }
+
+    /// Leaves the current entries out and tells only what changes from now on.
+    pub fn changes_only(mut self) -> Subscribe<'c> {
+        self.wanted.changes_only = true;
+        self
+    }
+
+    /// Tells [`Event::Sync`] whenever all is told, not only the first time. Between two of them lies
+    /// a whole number of batches.
+    pub fn cuts(mut self) -> Subscribe<'c> {
+        self.wanted.cuts = true;
+        self
+    }
+
+    /// Goes on where another subscription to the same pattern stood. Where the daemon can't tell
+    /// any more what has changed since, [`Event::Reset`] comes first.
+    pub fn since(mut self, position: Position) -> Subscribe<'c> {
+        self.wanted.since = Some(position);
+        self
+    }
+
+    /// Begins the subscription.
+    ///
+    /// # Errors
+    /// [`Error::Key`] where the pattern is none; else as [`Client::put`].
+    pub fn start(mut self) -> Result<Subscription, Error> {
+        let request = self.wanted.request()?;
+        let (id, answer) = self.client.connection().subscribe(request)?;
+        Ok(Subscription {
+            client: self.client.clone(),
+            id,
+            standing: self.wanted.begun(&answer, self.client.epoch()),
+            is_over: false,
+        })
+    }
+}
+
+impl Wanted {
+    pub(super) fn new(pattern: &str) -> Wanted {
+        Wanted {
             pattern: Pattern::new(pattern).map_err(Error::Key),
             is_exact: false,
             changes_only: false,
@@ -87,51 +150,22 @@ impl<'c> Subscribe<'c> {
         }
     }
 
-    /// Only keys that match the pattern, not what lies below them.
-    pub fn exact(mut self) -> Subscribe<'c> {
-        self.is_exact = true;
-        self
-    }
-
-    /// Leaves the current entries out and tells only what changes from now on.
-    pub fn changes_only(mut self) -> Subscribe<'c> {
-        self.changes_only = true;
-        self
-    }
-
-    /// Tells [`Event::Sync`] whenever all is told, not only the first time. Between two of them lies
-    /// a whole number of batches.
-    pub fn cuts(mut self) -> Subscribe<'c> {
-        self.cuts = true;
-        self
-    }
-
-    /// Goes on where another subscription to the same pattern stood. Where the daemon can't tell
-    /// any more what has changed since, [`Event::Reset`] comes first.
-    pub fn since(mut self, position: Position) -> Subscribe<'c> {
-        self.since = Some(position);
-        self
-    }
-
-    /// Begins the subscription.
-    ///
-    /// # Errors
-    /// [`Error::Key`] where the pattern is none; else as [`Client::put`].
-    pub fn start(self) -> Result<Subscription, Error> {
-        let pattern = self.pattern?;
+    /// What asks for it. Where the pattern is none, that is said once.
+    pub(super) fn request(&mut self) -> Result<wire::Subscribe<'static>, Error> {
+        let pattern = std::mem::replace(&mut self.pattern, Err(Error::Closed))?;
         let since = self.since.as_ref();
-        let (id, answer) = self.client.connection().subscribe(wire::Subscribe {
-            key: pattern.as_str().into(),
+        Ok(wire::Subscribe {
+            key: pattern.as_str().to_owned().into(),
             exact: self.is_exact,
             no_initial: self.changes_only,
             cuts: self.cuts,
-            since: since.map(|position| (position.rev, position.epoch.as_str().into())),
-        })?;
-        let epoch = answer
-            .epoch
-            .as_deref()
-            .unwrap_or(self.client.epoch())
-            .to_owned();
+            since: since.map(|position| (position.rev, position.epoch.clone().into())),
+        })
+    }
+
+    /// Where it begins, by the answer.
+    pub(super) fn begun(self, answer: &Response, epoch_before: &str) -> Standing {
+        let epoch = answer.epoch.as_deref().unwrap_or(epoch_before).to_owned();
         let begins_here = answer.rev.filter(|_| self.changes_only);
         let position = self.since.or_else(|| {
             begins_here.map(|rev| Position {
@@ -139,13 +173,27 @@ impl<'c> Subscribe<'c> {
                 epoch: epoch.clone(),
             })
         });
-        Ok(Subscription {
-            client: self.client.clone(),
-            id,
-            epoch,
-            position,
-            is_over: false,
-        })
+        Standing { epoch, position }
+    }
+}
+
+impl Standing {
+    /// An event has been taken.
+    pub(super) fn advance(&mut self, event: &Event) {
+        match event {
+            Event::Reset { .. } => self.position = None,
+            Event::Sync { rev } => {
+                self.position = Some(Position {
+                    rev: *rev,
+                    epoch: self.epoch.clone(),
+                });
+            }
+            Event::Put { rev, .. } | Event::Delete { rev, .. } => {
+                if let Some(position) = &mut self.position {
+                    position.rev = *rev;
+                }
+            }
+        }
     }
 }
 
@@ -174,13 +222,13 @@ impl Subscription {
     /// iterator. `None` where the current entries have not all been taken.
     #[must_use]
     pub fn position(&self) -> Option<&Position> {
-        self.position.as_ref()
+        self.standing.position.as_ref()
     }
 
     /// The history that its revisions belong to.
     #[must_use]
     pub fn epoch(&self) -> &str {
-        &self.epoch
+        &self.standing.epoch
     }
 
     /// A handle with which another thread can end this subscription.
@@ -210,29 +258,12 @@ impl Subscription {
         }
         let taken = self.client.connection().event(self.id, deadline);
         match &taken {
-            Ok(Some(event)) => self.advance(event),
+            Ok(Some(event)) => self.standing.advance(event),
             Ok(None) => self.is_over = true,
             Err(Error::Timeout) => {}
             Err(_) => self.is_over = true,
         }
         taken
-    }
-
-    fn advance(&mut self, event: &Event) {
-        match event {
-            Event::Reset { .. } => self.position = None,
-            Event::Sync { rev } => {
-                self.position = Some(Position {
-                    rev: *rev,
-                    epoch: self.epoch.clone(),
-                });
-            }
-            Event::Put { rev, .. } | Event::Delete { rev, .. } => {
-                if let Some(position) = &mut self.position {
-                    position.rev = *rev;
-                }
-            }
-        }
     }
 }
 

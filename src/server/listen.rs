@@ -23,6 +23,8 @@ use crate::journal::LoadError;
 use crate::session::Peer;
 use crate::systemd::PassedSocket;
 
+use super::rules::{AccessError, peer_groups};
+
 /// How many connections may wait to be accepted, on each listening socket: as many as the system
 /// allows (`net.core.somaxconn`). A number of our own would be refused where the C library says
 /// that the system allows fewer, as musl does.
@@ -56,6 +58,13 @@ pub enum BindError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// The file with the rules can't be read or has a line that is no rule.
+    Access {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: AccessError,
     },
     /// The system refused.
     Io {
@@ -385,6 +394,9 @@ impl fmt::Display for BindError {
             BindError::TokenFile { path, source } => {
                 write!(f, "no token in {}: {source}", path.display())
             }
+            BindError::Access { path, source } => {
+                write!(f, "no rules in {}: {source}", path.display())
+            }
             BindError::Io { address, source } => write!(f, "can't listen on {address}: {source}"),
             BindError::Loop(source) => write!(f, "can't set up the event loop: {source}"),
             BindError::Storage(source) => source.fmt(f),
@@ -400,6 +412,7 @@ impl std::error::Error for BindError {
             | BindError::Unusable { source, .. }
             | BindError::Loop(source) => Some(source),
             BindError::Storage(source) => Some(&**source),
+            BindError::Access { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -425,6 +438,7 @@ fn peer_of(stream: &impl AsFd) -> io::Result<Peer> {
         pid: found.pid(),
         uid: found.uid(),
         gid: found.gid(),
+        groups: peer_groups(stream)?,
     })
 }
 

@@ -9,7 +9,7 @@
 //! Where deletions that it has not told are no longer remembered, it starts over: a `reset`, a walk,
 //! and so on as at first. That serves one that resumes from too far back and one that lags alike.
 
-use crate::key::{Key, Pattern};
+use crate::key::{Key, KeyRef, Pattern};
 use crate::keyspace::{Entry, Keyspace};
 use crate::wire::{EventLine, Id};
 
@@ -23,7 +23,12 @@ pub(crate) struct Teller<'a> {
     pub(crate) chunk: usize,
     pub(crate) steps: &'a mut Steps,
     pub(crate) counters: &'a mut Counters,
+    /// Tells of a key whether it may be seen; without it all may.
+    pub(crate) sees: Option<&'a Sees<'a>>,
 }
+
+/// Whether a key may be seen.
+pub(crate) type Sees<'a> = dyn Fn(KeyRef<'_>) -> bool + 'a;
 
 /// Where a new subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +124,12 @@ impl Subscription {
         true
     }
 
+    /// Makes it start over, and tells whether it was at the end until now.
+    pub(crate) fn restart(&mut self) -> bool {
+        self.stage = Stage::Reset;
+        !std::mem::replace(&mut self.behind, true)
+    }
+
     /// Tells what is to be told until the teller can take no more or nothing is left, which it
     /// returns.
     pub(crate) fn advance(&mut self, teller: &mut Teller<'_>) -> bool {
@@ -155,7 +166,10 @@ impl Subscription {
         let after = after.as_ref().map(Key::as_str);
         for (key, entry) in teller.keyspace.walk(&self.pattern, after) {
             // What has changed since is told by following, in its place.
-            if let Some(entry) = entry.filter(|entry| entry.rev <= self.position) {
+            let is_told = |entry: &Entry<'_>| {
+                entry.rev <= self.position && teller.may_tell(entry.key.borrowed())
+            };
+            if let Some(entry) = entry.filter(is_told) {
                 teller.put(&self.id, &entry);
             }
             teller.steps.take(1);
@@ -181,6 +195,10 @@ impl Subscription {
             if !self.pattern.matches(change.key.borrowed()) {
                 continue;
             }
+            if !teller.may_tell(change.key.borrowed()) {
+                self.told += u64::from(rev > self.marked_after);
+                continue;
+            }
             match change.entry {
                 Some(entry) => teller.put(&self.id, &entry),
                 None => teller.delete(&self.id, change.key, rev),
@@ -202,6 +220,10 @@ impl Subscription {
 impl Teller<'_> {
     pub(crate) fn is_full(&self) -> bool {
         self.out.len() >= self.chunk || !self.steps.are_left()
+    }
+
+    fn may_tell(&self, key: KeyRef<'_>) -> bool {
+        self.sees.is_none_or(|sees| sees(key))
     }
 
     fn put(&mut self, sub: &Id<'_>, entry: &Entry<'_>) {

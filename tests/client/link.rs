@@ -178,6 +178,63 @@ fn a_conditional_put_is_repeated_within_one_history() {
     daemons.wait_for_script();
 }
 
+/// What keeps it from being sent again says nothing about the time before.
+#[test]
+fn a_put_whose_repetition_fails_is_of_unknown_fate() {
+    let daemons = Daemons::play(vec![then(|peer| {
+        peer.line();
+    })]);
+    let link = daemons.link_with(|builder| builder.patience(Duration::from_millis(50)));
+    let put = Put::new("a", value("1")).unwrap().if_changed();
+    let error = link.put_with(put).unwrap_err();
+    assert!(matches!(error, Error::Unanswered(_)), "{error:?}");
+}
+
+#[test]
+fn a_deletion_of_unknown_fate_is_not_sent_again() {
+    let daemons = Daemons::play(vec![
+        then(|peer| {
+            assert_eq!(peer.line(), r#"{"id":2,"op":"delete","key":"a"}"#);
+        }),
+        then(|peer| assert_eq!(peer.try_line(), None)),
+    ]);
+    let link = daemons.link();
+    let error = link.delete("a").unwrap_err();
+    assert!(matches!(error, Error::Unanswered(_)), "{error:?}");
+    drop(link.client().unwrap());
+    drop(link);
+    for _ in 0..2 {
+        daemons.wait_for_script();
+    }
+}
+
+#[test]
+fn what_ceases_to_be_announced_during_a_connect_is_deleted() {
+    let (asked, is_asked) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let daemons = Daemons::play(vec![
+        then(|peer| {
+            let request = peer.line();
+            peer.say(&Peer::answer_to(&request, r#""rev":5"#));
+        }),
+        then(move |peer| {
+            let request = peer.line();
+            asked.send(()).unwrap();
+            gone.recv().unwrap();
+            peer.say(&Peer::answer_to(&request, r#""rev":6"#));
+            assert_eq!(peer.line(), r#"{"id":3,"op":"delete","key":"present.a"}"#);
+            peer.say(r#"{"id":3,"ok":true,"rev":7,"deleted":1}"#);
+        }),
+    ]);
+    let link = daemons.link();
+    let announcement = link.announce("present.a", &1).unwrap();
+    is_asked.recv_timeout(PATIENCE).unwrap();
+    drop(announcement);
+    go.send(()).unwrap();
+    daemons.wait_for_script();
+    daemons.wait_for_script();
+}
+
 #[test]
 fn an_update_begins_again_where_others_were_faster() {
     let daemons = Daemons::play(vec![then(|peer| {
@@ -207,8 +264,10 @@ fn an_update_begins_again_where_others_were_faster() {
 
 #[test]
 fn what_is_announced_comes_back_by_itself() {
-    const PUT: &str = r#"{"id":2,"op":"put","key":"present.a","value":1,"lifetime":"session"}"#;
-    const PUT_2: &str = r#"{"id":2,"op":"put","key":"present.a","value":2,"lifetime":"session"}"#;
+    const PUT: &str =
+        r#"{"id":2,"op":"put","key":"present.a","value":1,"if_changed":true,"lifetime":"session"}"#;
+    const PUT_2: &str =
+        r#"{"id":2,"op":"put","key":"present.a","value":2,"if_changed":true,"lifetime":"session"}"#;
     const DONE: &str = r#"{"id":2,"ok":true,"rev":5}"#;
     let (again, is_back) = mpsc::channel();
     let daemons = Daemons::play(vec![
@@ -262,4 +321,52 @@ fn threads_that_find_no_connection_share_the_next() {
         }
     });
     assert_eq!(daemons.connections(), 1);
+}
+
+#[test]
+fn what_is_refused_is_announced_again() {
+    const PUT: &str =
+        r#"{"id":2,"op":"put","key":"present.a","value":1,"if_changed":true,"lifetime":"session"}"#;
+    let (announced, is_announced) = mpsc::channel();
+    let daemons = Daemons::play(vec![
+        then(|peer| {
+            assert_eq!(peer.line(), PUT);
+            peer.say(r#"{"id":2,"ok":true,"rev":5}"#);
+        }),
+        then(move |peer| {
+            assert_eq!(peer.line(), PUT);
+            peer.say(r#"{"id":2,"ok":false,"error":"read_only","message":""}"#);
+            // Nobody has asked for it, and the connection is as good as before.
+            assert_eq!(peer.line(), PUT.replace(r#""id":2"#, r#""id":3"#));
+            peer.say(r#"{"id":3,"ok":true,"rev":6}"#);
+            announced.send(()).unwrap();
+            assert_eq!(peer.line(), r#"{"id":4,"op":"delete","key":"present.a"}"#);
+        }),
+    ]);
+    let link = daemons.link();
+    let announcement = link.announce("present.a", &1).unwrap();
+    daemons.wait_for_script();
+    is_announced.recv_timeout(PATIENCE).unwrap();
+    drop(announcement);
+    daemons.wait_for_script();
+}
+
+#[test]
+fn one_of_two_announcements_leaves_the_entry() {
+    let daemons = Daemons::play(vec![then(|peer| {
+        for id in [2, 3] {
+            assert!(peer.line().contains(r#""key":"a""#));
+            peer.say(&format!(r#"{{"id":{id},"ok":true,"rev":{id}}}"#));
+        }
+        assert_eq!(peer.line(), r#"{"id":4,"op":"ping"}"#);
+        peer.say(r#"{"id":4,"ok":true}"#);
+        assert_eq!(peer.line(), r#"{"id":5,"op":"delete","key":"a"}"#);
+    })]);
+    let link = daemons.link();
+    let both = [1, 2].map(|value| link.announce("a", &value).unwrap());
+    let [first, second] = both;
+    drop(first);
+    link.client().unwrap().ping().unwrap();
+    drop(second);
+    daemons.wait_for_script();
 }

@@ -11,6 +11,7 @@ mod daemons;
 mod link;
 mod mirror;
 mod peer;
+mod step;
 
 use std::time::Duration;
 

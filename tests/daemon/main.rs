@@ -8,6 +8,7 @@
 //! - [`crowd`]: many clients, too many clients, and none that does anything,
 //! - [`fairness`]: one client's large requests do not keep the others waiting,
 //! - [`program`]: options, exit codes, socket files, signals, what is logged,
+//! - [`access`]: rules who may do what,
 //! - [`token`]: who may come in over TCP,
 //! - [`lifetimes`]: entries that end without being deleted,
 //! - [`logging`]: how the log looks in the system journal, in a file, on a terminal,
@@ -32,6 +33,7 @@
 #[path = "../support/daemon.rs"]
 mod support;
 
+mod access;
 mod crowd;
 mod fairness;
 mod footprint;

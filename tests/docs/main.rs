@@ -11,7 +11,8 @@
 //!   escaped.
 //! - ```` ```rust ```` in `docs/rust.md` ([`rust`]): each example stands in a test too.
 //!
-//! Beside them, links have to lead somewhere, and the code map of `docs/architecture.md` has to be
+//! Beside them, links have to lead somewhere, every line of the daemon's log has to be explained in
+//! `docs/operations.md` ([`log`]), and the code map of `docs/architecture.md` has to be
 //! complete ([`map`]).
 //!
 //! `…` in what is expected stands for any text within a line, and `EPOCH` for the daemon's epoch.
@@ -28,6 +29,7 @@ mod console;
 #[path = "../support/document.rs"]
 mod document;
 mod journal;
+mod log;
 mod map;
 mod memory;
 mod rust;
@@ -88,7 +90,7 @@ fn transcripts_hold_over_sockets() {
 
 #[test]
 fn console_passages_print_what_they_say() {
-    for path in ["README.md", "docs/operations.md"] {
+    for path in ["README.md", "docs/operations.md", "docs/access.md"] {
         console::play(path, &blocks_of(path, "console"));
     }
 }
@@ -154,6 +156,12 @@ fn anchor_of(heading: &str) -> String {
 fn the_code_map_is_complete() {
     let path = "docs/architecture.md";
     map::check(path, &document(path));
+}
+
+#[test]
+fn operators_find_every_line_of_the_log() {
+    let path = "docs/operations.md";
+    log::check(path, &document(path));
 }
 
 #[test]

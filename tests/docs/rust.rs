@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nkv::client::{Error, ErrorCode, Event, Lifetime, Position, Put, Value};
+use nkv::client::{Change, Error, ErrorCode, Event, Lifetime, Link, Position, Put, Value};
 use nkv::journal::{self, Figures, LoadError, Policy, Storage, Unkept, Wake, Writable};
 use nkv::keyspace::{Class, Keyspace, Time};
 use nkv::server::{Options, Running, Server};
 use nkv::{Address, Client, Key};
+use rustix::event::{PollFd, PollFlags, poll};
 
 type Run<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -32,6 +33,16 @@ fn examples_stand_here() {
     }
 }
 
+/// A daemon that is reached by an address, and a link to it.
+fn linked() -> Run<(Running, Link, tempfile::TempDir)> {
+    let directory = tempfile::tempdir()?;
+    let address = Address::Unix(directory.path().join("nkv.sock"));
+    let mut options = Options::default();
+    options.addresses.push(address.clone());
+    let server = Server::bind(options)?.spawn()?;
+    Ok((server, Link::builder().link(address), directory))
+}
+
 fn daemon() -> Run<(Running, Client)> {
     let server = Server::bind(Options::default())?.spawn()?;
     let client = Client::from_stream(server.handle().connect()?)?;
@@ -39,38 +50,111 @@ fn daemon() -> Run<(Running, Client)> {
 }
 
 #[test]
-fn connecting() -> Run {
-    let directory = tempfile::tempdir()?;
-    let address = Address::Unix(directory.path().join("nkv.sock"));
-    let mut options = Options::default();
-    options.addresses.push(address.clone());
-    let server = Server::bind(options)?.spawn()?;
+fn a_first_program() -> Run {
+    let (server, link, _directory) = linked()?;
+    // It connects to nothing, so it can be made without a daemon.
+    let of_the_document = || -> Run<Link> {
+        let link = Link::new("/run/nkv.sock")?;
+        Ok(link)
+    };
+    assert_eq!(of_the_document()?.address().to_string(), "/run/nkv.sock");
+
+    link.put("net.eth0.mtu", &1500)?;
+    let mtu = link.get::<u32>("net.eth0.mtu")?.expect("it was just put");
+    assert_eq!((mtu.value, mtu.rev), (1500, 1));
+    assert!(link.get::<u32>("net.eth1.mtu")?.is_none());
+
+    let key = Key::from_segments(["hosts", "edge-7.example.org", "up"])?;
+    link.put(&key, &true)?;
+    assert_eq!(key.as_str(), "hosts.edge-7%2Eexample%2Eorg.up");
+    assert_eq!(key.segments().nth(1).as_deref(), Some("edge-7.example.org"));
+
+    for entry in link.list("net.*")? {
+        println!("{} = {:?}", entry.key, entry.value.as_json_text());
+    }
+    Ok(server.stop()?)
+}
+
+#[test]
+fn a_mirror() -> Run {
+    let (server, link, _directory) = linked()?;
+    link.put("config.web.port", &80)?;
+    link.put("config.ssh.port", &22)?;
+    let (sender, told) = std::sync::mpsc::channel();
+    let tell = move |what: String| drop(sender.send(what));
+    let ports = link
+        .mirror("config.*.port")?
+        .typed::<u16>()
+        .on_change(move |change| match change {
+            Change::Created { key, value, .. } => tell(format!("{key} is {value}")),
+            Change::Modified { key, value, .. } => tell(format!("{key} is {value} now")),
+            Change::Deleted { key, .. } => tell(format!("{key} is gone")),
+            Change::Invalid { key, error, .. } => tell(format!("{key} is no port: {error}")),
+            _ => {}
+        })
+        .start()?;
+    ports.wait_until_synced(Duration::from_secs(10))?;
+    assert_eq!(ports.get("config.web.port").as_deref(), Some(&80));
+
+    let view = ports.view();
+    let both = (view.get("config.web.port"), view.get("config.ssh.port"));
+    assert_eq!(both, (Some(&Arc::new(80)), Some(&Arc::new(22))));
+    drop(view); // while it is held the copy stands still
+
+    let mut config = link.mirror("config")?.follow();
+    let cut = config.next().expect("it never ends")?;
+    assert!(cut.is_reset); // the first one, or one that had to be compared
+    for change in &cut.changes {
+        println!("{} has changed", change.key());
+    }
+    assert_eq!(config.view().len(), 2);
+
+    link.put("config.web.port", &443)?;
+    link.put("config.ssh.port", "ssh")?;
+    ports.wait_until(Duration::from_secs(10), |view| {
+        view.error("config.ssh.port").is_some()
+    })?;
+    link.delete("config.web.port")?;
+    let lines: Vec<String> = (0..5).map(|_| told.recv().unwrap()).collect();
+    let begins = [
+        "config.web.port is 80",
+        "config.ssh.port is 22",
+        "config.web.port is 443 now",
+        "config.ssh.port is no port: the value does not fit",
+        "config.web.port is gone",
+    ];
+    for (line, begins) in lines.iter().zip(begins) {
+        assert!(line.starts_with(begins), "{lines:?}");
+    }
+    Ok(server.stop()?)
+}
+
+#[test]
+fn timeouts_and_one_connection() -> Run {
+    let (server, link, _directory) = linked()?;
+    let address = link.address().clone();
     let client = Client::builder()
         .name("thermostat")
         .connect_timeout(Duration::from_secs(2))
         .connect(&address)?;
     assert!(client.server().starts_with("nkv/"));
     assert_eq!(client.clients()?[0]["name"], "thermostat");
-    Ok(server.stop()?)
-}
 
-#[test]
-fn putting_and_getting() -> Run {
-    let (server, client) = daemon()?;
     client.put("net.eth0.mtu", &1500)?;
-    let mtu = client.get::<u32>("net.eth0.mtu")?.expect("it was just put");
-    assert_eq!((mtu.value, mtu.rev), (1500, 1));
-    assert!(client.get::<u32>("net.eth1.mtu")?.is_none());
-
-    let key = Key::from_segments(["hosts", "edge-7.example.org", "up"])?;
-    client.put(&key, &true)?;
-    assert_eq!(key.as_str(), "hosts.edge-7%2Eexample%2Eorg.up");
-    assert_eq!(key.segments().nth(1).as_deref(), Some("edge-7.example.org"));
-
     for entry in client.list("net.*")? {
         let entry = entry?;
         println!("{} = {:?}", entry.key, entry.value.as_json_text());
     }
+
+    let link = Link::builder()
+        .connection(
+            Client::builder()
+                .name("thermostat")
+                .reply_timeout(Some(Duration::from_secs(5))),
+        )
+        .patience(Duration::from_secs(2))
+        .link(address);
+    assert_eq!(link.client()?.clients()?.len(), 2);
     Ok(server.stop()?)
 }
 
@@ -179,39 +263,38 @@ fn when_the_connection_is_lost() -> Run {
     Ok(server.stop()?)
 }
 
-fn increment(client: &Client, key: &str) -> Result<u64, Error> {
-    loop {
-        let entry = client.get::<u64>(key)?;
-        let (count, rev) = entry.map_or((0, 0), |entry| (entry.value, entry.rev));
-        let put = Put::new(key, Value::of(&(count + 1))?)?.if_rev(rev);
-        match client.put_with(put) {
-            Ok(_) => return Ok(count + 1),
-            Err(error) if error.code() == Some(ErrorCode::Conflict) => continue,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[test]
-fn writing_on_conditions() -> Run {
-    let (server, client) = daemon()?;
+fn writing_safely() -> Run {
+    let (server, link, _directory) = linked()?;
+    let put = Put::new("state.thermostat", Value::of("heating")?)?;
+    link.put_with(put.lifetime(Lifetime::Boot).if_changed())?;
+
     thread::scope(|scope| {
         for _ in 0..4 {
-            let client = Client::from_stream(server.handle().connect().unwrap()).unwrap();
-            scope.spawn(move || {
+            scope.spawn(|| -> Result<(), Error> {
                 for _ in 0..25 {
-                    increment(&client, "n").unwrap();
+                    link.update("jobs.done", |done: Option<u64>| Some(done.unwrap_or(0) + 1))?;
                 }
+                Ok(())
             });
         }
     });
-    assert_eq!(client.get::<u64>("n")?.map(|entry| entry.value), Some(100));
-    client
-        .batch()
-        .check("config.locked", 0)
-        .delete("config.dns.*")
-        .put("config.dns.1", "9.9.9.9")
-        .commit()?;
+    let done = link.get::<u64>("jobs.done")?.map(|entry| entry.value);
+    assert_eq!(done, Some(100));
+
+    let client = link.client()?;
+    client.put("leader", "edge-2")?;
+    let put = Put::new("leader", Value::of("edge-1")?)?;
+    let lost = client.put_with(put.lifetime(Lifetime::Session).if_rev(0));
+    assert_eq!(lost.unwrap_err().code(), Some(ErrorCode::Conflict));
+
+    link.batch(|batch| {
+        batch
+            .check("config.locked", 0)
+            .delete("config.dns.*")
+            .put("config.dns.1", "9.9.9.9")
+    })?;
+    assert!(link.get_value("config.dns.1")?.is_some());
     Ok(server.stop()?)
 }
 
@@ -231,26 +314,64 @@ fn many_requests_at_once() -> Run {
 
 #[test]
 fn being_present() -> Run {
-    let (server, other) = daemon()?;
-    {
-        let client = Client::from_stream(server.handle().connect()?)?;
-        let here = Put::new("present.thermostat", Value::of(&true)?)?;
-        client.put_with(here.lifetime(Lifetime::Session))?;
-        let here = Put::new("present.thermostat", Value::of(&true)?)?
-            .lifetime(Lifetime::Session)
-            .ttl(Duration::from_secs(30))
-            .if_changed();
-        client.put_with(here)?;
-        assert!(other.get::<bool>("present.thermostat")?.is_some());
-    }
-    let gone = other.subscribe("present")?.find_map(|event| match event {
-        Ok(Event::Delete { key, .. }) => Some(key),
-        Ok(Event::Sync { .. }) if other.get_value("present.thermostat").unwrap().is_none() => {
-            Some(Key::new("present.thermostat").unwrap())
+    let (server, link, _directory) = linked()?;
+    let other = Client::from_stream(server.handle().connect()?)?;
+    let here = link.announce("present.thermostat", &"starting")?;
+    here.set(&"heating")?;
+    assert!(other.get::<String>("present.thermostat")?.is_some());
+    drop(here);
+    // The same connection, so the deletion has been asked for before.
+    assert!(link.get_value("present.thermostat")?.is_none());
+
+    let client = Client::from_stream(server.handle().connect()?)?;
+    let here = Put::new("present.thermostat", Value::of(&true)?)?
+        .lifetime(Lifetime::Session)
+        .ttl(Duration::from_secs(30))
+        .if_changed();
+    client.put_with(here)?;
+    assert!(other.get::<bool>("present.thermostat")?.is_some());
+    Ok(server.stop()?)
+}
+
+#[test]
+fn in_a_loop_of_your_own() -> Run {
+    let (server, client) = daemon()?;
+    let mut lamps = client.subscribe("lamp")?;
+    let mut put = client.pipeline().put("lamp.1", &true)?;
+    let (mut is_put, mut is_told) = (false, false);
+    while !(is_put && is_told) {
+        let step = client.step();
+        if step.has_news {
+            is_put |= put.try_wait()?.is_some();
+            while let Some(event) = lamps.try_next()? {
+                is_told |= matches!(event, Event::Put { .. });
+            }
+        } else {
+            // Among whatever else the program waits for.
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, step.wants_room);
+            poll(&mut [PollFd::new(&client, flags)], None)?;
         }
-        _ => None,
-    });
-    assert_eq!(gone.as_ref().map(Key::as_str), Some("present.thermostat"));
+    }
+    Ok(server.stop()?)
+}
+
+#[cfg(feature = "async")]
+#[tokio::test]
+async fn asynchronous_programs() -> Run {
+    use nkv::client::asynchronous;
+
+    let (server, link, _directory) = linked()?;
+    let address = link.address().to_string();
+    let link = asynchronous::Link::new(&address)?;
+    link.put("config.web.port", &80).await?;
+    let ports = link.mirror("config.*.port")?.typed::<u16>().start();
+    ports.wait_until_synced(Duration::from_secs(10)).await?;
+    let mut watch = ports.watch();
+    link.put("config.web.port", &443).await?;
+    watch.changed().await?;
+    let port = watch.view().get("config.web.port").map(|port| **port);
+    assert_eq!(port, Some(443));
     Ok(server.stop()?)
 }
 

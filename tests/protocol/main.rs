@@ -33,6 +33,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod allocation;
 mod constructed;
 mod hostile;

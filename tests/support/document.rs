@@ -50,9 +50,9 @@ pub(crate) fn steps(path: &str, block: &Block) -> Vec<Step> {
         let command = line.strip_prefix("$ ");
         let command = command.unwrap_or_else(|| panic!("{path}:{number}: no command: {line}"));
         let mut command = command.to_owned();
-        while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with("> ")) {
+        while let Some((_, line)) = lines.next_if(|(_, line)| is_continuation(line)) {
             command.push('\n');
-            command.push_str(&line[2..]);
+            command.push_str(line.get(2..).unwrap_or_default());
         }
         let mut expected = Vec::new();
         while let Some((_, line)) = lines.next_if(|(_, line)| !line.starts_with("$ ")) {
@@ -65,6 +65,11 @@ pub(crate) fn steps(path: &str, block: &Block) -> Vec<Step> {
         });
     }
     steps
+}
+
+/// An empty line of a command has nothing after its `>`.
+fn is_continuation(line: &str) -> bool {
+    line == ">" || line.starts_with("> ")
 }
 
 impl Step {

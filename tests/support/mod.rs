@@ -60,6 +60,7 @@ pub fn unix_peer() -> Peer {
         pid: 1,
         uid: 1000,
         gid: 1000,
+        groups: Vec::new(),
     }
 }
 
@@ -82,6 +83,7 @@ impl Bench {
             limits,
             epoch: "e1".into(),
             token: token.and_then(Token::new),
+            rules: None,
             can_redo: storage.can_fail(),
         };
         Bench {
@@ -99,6 +101,11 @@ impl Bench {
             client.session = None;
         }
         self.broker = load(&self.options, &mut self.storage, self.now);
+    }
+
+    /// Replaces the rules, between two turns.
+    pub fn set_rules(&mut self, rules: Option<Arc<nkv::access::Rules>>) {
+        self.broker.set_rules(rules);
     }
 
     /// Connects a client and gives its number here, or the line with which it is refused.

@@ -13,8 +13,18 @@ use crate::places;
 /// What the user asks for.
 pub(crate) enum Asked {
     Serve(Box<Arguments>),
+    /// What rules say of a user and a key.
+    CheckAccess(Box<Question>),
     /// Help or the version.
     Print(String),
+}
+
+/// What is asked of a file with rules.
+pub(crate) struct Question {
+    pub(crate) file: PathBuf,
+    /// A user's name or number, or `tcp`.
+    pub(crate) user: String,
+    pub(crate) key: String,
 }
 
 /// What the daemon is to do.
@@ -47,6 +57,17 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
                     "nkv-server {}\n",
                     env!("CARGO_PKG_VERSION")
                 )));
+            }
+            Arg::Long("check-access") => {
+                let mut word = || {
+                    let word = parser.value().and_then(ValueExt::string);
+                    word.map_err(|_| "--check-access takes FILE, USER and KEY".to_owned())
+                };
+                return Ok(Asked::CheckAccess(Box::new(Question {
+                    file: word()?.into(),
+                    user: word()?,
+                    key: word()?,
+                })));
             }
             Arg::Long("in-memory") => {
                 kept.in_memory = true;
@@ -137,12 +158,13 @@ fn policy(text: &str) -> Result<Policy, String> {
     }
 }
 
-const TAKE_A_VALUE: [&str; 15] = [
+const TAKE_A_VALUE: [&str; 16] = [
     "data-dir",
     "runtime-dir",
     "sync",
     "socket-mode",
     "socket-group",
+    "access",
     "token-file",
     "max-clients",
     "max-message",
@@ -160,6 +182,7 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
     match name {
         "socket-mode" => options.socket_mode = mode(value)?,
         "socket-group" => options.socket_group = Some(value.to_owned()),
+        "access" => options.access = Some(value.into()),
         "token-file" => options.token_file = Some(value.into()),
         "max-clients" => limits.clients = at_least(1, size(value)?)?,
         "max-message" => limits.message = at_least(MESSAGE_BYTES_MIN, size(value)?)?,
@@ -242,6 +265,10 @@ Options:
   --in-memory              keep no files: nothing outlives the daemon
   --socket-mode MODE       mode of Unix sockets [{mode:04o}]
   --socket-group NAME      group of Unix sockets [the process's]
+  --access FILE            rules who may do what [whoever can connect may do everything]
+  --check-access FILE USER KEY
+                           say what the rules of FILE let USER (a name, a number, or tcp) do to KEY,
+                           and which line decides
   --token-file FILE        what a TCP client's hello must carry; without it, TCP is refused on any but
                            a loopback address
   --max-clients N          connections at a time [{clients}]
@@ -260,8 +287,8 @@ Options:
 
 Sizes and numbers take k, M and G.
 
-Signals: SIGTERM and SIGINT stop cleanly (a second one at once), SIGHUP reads the token file again,
-SIGUSR1 logs the statistics.
+Signals: SIGTERM and SIGINT stop cleanly (a second one at once), SIGHUP reads the rules and the token
+file again, SIGUSR1 logs the statistics.
 
 Exit codes: 0 clean stop, 1 failure at run time, 2 usage, 3 the address is in use, 4 a directory is
 locked, damaged or not writable.
@@ -288,6 +315,7 @@ mod tests {
         match parse(words.map(OsString::from))? {
             Asked::Serve(arguments) => Ok(arguments),
             Asked::Print(text) => Err(text),
+            Asked::CheckAccess(question) => Err(question.user),
         }
     }
 
@@ -307,6 +335,8 @@ mod tests {
             "0600",
             "--idle-exit",
             "5",
+            "--access",
+            "/rules",
             "--log",
             "debug",
             "/tmp/a.sock",
@@ -324,6 +354,7 @@ mod tests {
         assert_eq!(options.limits.bytes, 2 << 30);
         assert_eq!(options.socket_mode, 0o600);
         assert_eq!(options.idle_exit, Some(Duration::from_secs(5)));
+        assert_eq!(options.access.as_deref(), Some("/rules".as_ref()));
         assert_eq!(arguments.log, "debug");
         let expected = [
             Address::Unix("/tmp/a.sock".into()),
@@ -352,6 +383,8 @@ mod tests {
         check(&["--sync", "always=1"], "--sync");
         check(&["--data-dir", ""], "--data-dir");
         check(&["--runtime-dir"], "--runtime-dir");
+        check(&["--access"], "--access");
+        check(&["--check-access", "a", "b"], "--check-access");
         check(&["-x"], "-x");
         check(&["nowhere"], "nowhere");
     }

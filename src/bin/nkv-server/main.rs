@@ -5,6 +5,7 @@
 //! a supervisor can tell a bad option from an address in use.
 
 mod arguments;
+mod check_access;
 mod logging;
 mod places;
 
@@ -28,11 +29,14 @@ const OTHER_DESCRIPTORS: u64 = 64;
 fn main() -> ExitCode {
     let arguments = match arguments::parse(std::env::args_os()) {
         Ok(Asked::Serve(arguments)) => arguments,
-        Ok(Asked::Print(text)) => {
-            // Nobody is left to tell when standard output is closed.
-            let _ = io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
-        }
+        Ok(Asked::Print(text)) => return print(&text),
+        Ok(Asked::CheckAccess(question)) => match check_access::explain(&question) {
+            Ok(text) => return print(&text),
+            Err(message) => {
+                logging::complain(&message);
+                return ExitCode::from(2);
+            }
+        },
         Err(message) => {
             logging::complain(&message);
             logging::complain("try `nkv-server --help`");
@@ -47,6 +51,12 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+fn print(text: &str) -> ExitCode {
+    // Nobody is left to tell when standard output is closed.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 /// Why the daemon ends other than by a clean stop.
@@ -83,6 +93,7 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
             BindError::TokenNeeded(_)
             | BindError::Unusable { .. }
             | BindError::UnknownGroup(_)
+            | BindError::Access { .. }
             | BindError::TokenFile { .. } => 2,
             BindError::InUse { .. } => 3,
             BindError::Storage(_) => 4,

@@ -1,0 +1,213 @@
+//! Rules in a file: real users, real groups, a file that changes.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{Client, Plan, has_program, skip};
+
+/// Users that nobody has.
+const NETD: &str = "64001";
+const WEB: &str = "64002";
+/// A group that is not anybody's first.
+const STAFF: &str = "64050";
+
+const RULES: &str = "\
+allow user:0       all        *
+allow user:64001   read,write net.*
+allow group:64050  read       net.*   # whoever is on duty
+allow tcp          read       public.*
+lifetime net.rx.* boot
+";
+
+/// A request by a user with supplementary groups, through nc, and its answer.
+fn ask_as(plan: &Plan, uid: &str, groups: &str, request: &str) -> String {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", uid, "--regid", uid]);
+    match groups {
+        "" => command.arg("--clear-groups"),
+        groups => command.args(["--groups", groups]),
+    };
+    let mut child = command
+        .args(["nc", "-N", "-U"])
+        .arg(plan.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let line = format!("{request}\n");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), line.as_bytes()).unwrap();
+    let output: Output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A daemon's plan with rules, in a directory that everybody may enter.
+fn with_rules(rules: &str) -> Plan {
+    use std::os::unix::fs::PermissionsExt;
+    let plan = Plan::new();
+    let everybody = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(plan.directory(), everybody).unwrap();
+    let file = plan.directory().join("rules");
+    std::fs::write(&file, rules).unwrap();
+    plan.with(&["--access", file.to_str().unwrap(), "--socket-mode", "666"])
+}
+
+fn can_be_others() -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        skip("only root can be other users");
+        return false;
+    }
+    for program in ["setpriv", "nc"] {
+        if !has_program(program) && program == "setpriv" {
+            skip("there is no setpriv");
+            return false;
+        }
+    }
+    true
+}
+
+const PUT: &str = r#"{"op":"put","key":"net.eth0.mtu","value":1500}"#;
+const GET: &str = r#"{"op":"get","key":"net.eth0.mtu"}"#;
+
+#[test]
+fn users_and_groups_are_who_the_kernel_says() {
+    if !can_be_others() {
+        return;
+    }
+    let plan = with_rules(RULES).with(&["127.0.0.1:0"]);
+    let daemon = plan.start();
+    let check = |uid: &str, groups: &str, request: &str, expected: &str| {
+        let answer = ask_as(&plan, uid, groups, request);
+        assert!(
+            answer.contains(expected),
+            "{uid} {groups} {request}: {answer}"
+        );
+    };
+    check(NETD, "", PUT, r#""ok":true"#);
+    check(WEB, "", PUT, r#""error":"denied""#);
+    check(WEB, "", GET, r#""error":"denied""#);
+    // By a supplementary group, among many.
+    let many: Vec<String> = (64100..64160).map(|group| group.to_string()).collect();
+    let many = format!("{},{STAFF}", many.join(","));
+    check(WEB, &many, GET, r#""value":1500"#);
+    check(WEB, &many, PUT, r#""error":"denied""#);
+    check(
+        NETD,
+        "",
+        r#"{"op":"put","key":"net.rx.a","value":1,"lifetime":"durable"}"#,
+        "may be boot at the longest",
+    );
+    check(
+        "0",
+        "",
+        r#"{"op":"put","key":"public.a","value":1}"#,
+        r#""ok":true"#,
+    );
+    let mut tcp = daemon.connect_tcp();
+    tcp.do_it(r#"{"op":"get","key":"public.a"}"#);
+    assert_eq!(tcp.fail(GET), "denied");
+    assert_eq!(
+        tcp.fail(r#"{"op":"put","key":"public.a","value":1}"#),
+        "denied"
+    );
+}
+
+/// Subscribes and returns the keys of the first entries.
+fn first_keys(client: &mut Client) -> Vec<String> {
+    let events = client.subscribe("*");
+    let keys = events.iter().map(|event| event["key"].as_str().unwrap());
+    keys.map(str::to_owned).collect()
+}
+
+#[test]
+fn rules_are_read_again_if_they_are_good() {
+    let plan = with_rules("allow anyone all *\n");
+    let daemon = plan.start();
+    let mut client = daemon.connect();
+    client.do_it(PUT);
+    client.do_it(r#"{"op":"put","key":"public.a","value":1}"#);
+    assert_eq!(first_keys(&mut client), ["net.eth0.mtu", "public.a"]);
+
+    let file = plan.directory().join("rules");
+    std::fs::write(&file, "allow anyone read public.*\n").unwrap();
+    daemon.signal("HUP");
+    daemon.wait_for_log("the rules are read again");
+    let words: Vec<String> = (0..3)
+        .map(|_| client.event())
+        .map(|event| {
+            let word = event["event"].as_str().unwrap();
+            format!("{word} {}", event["key"].as_str().unwrap_or("-"))
+        })
+        .collect();
+    assert_eq!(words, ["reset -", "put public.a", "sync -"]);
+    assert_eq!(client.fail(GET), "denied");
+
+    std::fs::write(&file, "allow anyone read public.*\nallow all\n").unwrap();
+    daemon.signal("HUP");
+    let line = daemon.wait_for_log("the old rules stay");
+    assert!(
+        line.contains("line 2: allow: it takes three words"),
+        "{line}"
+    );
+    assert_eq!(client.fail(GET), "denied");
+    client.do_it(r#"{"op":"get","key":"public.a"}"#);
+}
+
+#[test]
+fn a_bad_file_is_no_start() {
+    let check = |rules: &str, expected: &str| {
+        let output = with_rules(rules).run();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+    };
+    check("allow user:no-such-user read *", "line 1: there is no user");
+    check("\nforbid anyone read *", "line 2: \"forbid\" is none of");
+    let missing = Plan::new().with(&["--access", "/nowhere/rules"]).run();
+    let message = String::from_utf8(missing.stderr).unwrap();
+    assert!(
+        message.contains("no rules in /nowhere/rules: No such file"),
+        "{message}"
+    );
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
+fn what_rules_say_is_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules");
+    std::fs::write(&file, RULES).unwrap();
+    let ask = |file: &Path, user: &str, key: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nkv-server"))
+            .arg("--check-access")
+            .args([file.as_os_str(), user.as_ref(), key.as_ref()])
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (code, text) = ask(&file, "64001", "net.rx.a");
+    assert_eq!(
+        text,
+        "64001 is user 64001, in no group\n\
+         read     allowed by line 2: allow user:64001   read,write net.*\n\
+         write    allowed by line 2: allow user:64001   read,write net.*\n\
+         own      denied: no line allows it\n\
+         lifetime at most boot by line 5: lifetime net.rx.* boot\n"
+    );
+    assert_eq!(code, Some(0));
+    let (_, text) = ask(&file, "root", "other");
+    assert!(text.starts_with("root is user 0, in root"), "{text}");
+    assert!(text.contains("own      allowed by line 1: allow user:0       all        *\n"));
+    let (_, text) = ask(&file, "tcp", "net.a");
+    assert!(
+        text.contains("read     denied: no line allows it\n"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("lifetime any: no line bounds it\n"),
+        "{text}"
+    );
+    assert_eq!(ask(&file, "no-such-user", "a").0, Some(2));
+    assert_eq!(ask(&file, "root", "a..b").0, Some(2));
+    assert_eq!(ask(Path::new("/nowhere"), "root", "a").0, Some(2));
+}

@@ -1,0 +1,340 @@
+//! Rules who may do what, as each op meets them; a line for each thing that can be asked.
+
+use std::sync::Arc;
+
+use nkv::access::{Names, Rules};
+use nkv::broker::Peer;
+use nkv::wire::Limits;
+use serde_json::Value;
+
+use crate::constructed::{ask, lines};
+use crate::support::Bench;
+
+const WHOLE: usize = usize::MAX;
+
+const ROOT: usize = 0;
+const NETD: usize = 1;
+const STAFF: usize = 2;
+const TCP: usize = 3;
+const NOBODY: usize = 4;
+
+const RULES: &str = "\
+allow user:0     all        *
+allow user:100   read,write net.*
+deny  anyone     read       net.secret.*
+allow group:50   read       net.*
+allow group:50   write      inbox.*
+allow tcp        read       net.eth0.mtu
+lifetime net.rx.* boot
+lifetime net.live.* session
+";
+
+struct Nobody;
+
+impl Names for Nobody {
+    fn user(&self, _: &str) -> Option<u32> {
+        None
+    }
+
+    fn group(&self, _: &str) -> Option<u32> {
+        None
+    }
+}
+
+fn rules(text: &str) -> Option<Arc<Rules>> {
+    Some(Arc::new(Rules::parse(text, &Nobody).unwrap()))
+}
+
+fn user(uid: u32, groups: &[u32]) -> Peer {
+    Peer::Unix {
+        pid: 1,
+        uid,
+        gid: uid,
+        groups: groups.to_vec(),
+    }
+}
+
+/// A bench with the rules, and the clients in the order of their numbers.
+fn bench() -> Bench {
+    let mut bench = Bench::new(Limits::default());
+    bench.set_rules(rules(RULES));
+    let peers = [
+        user(0, &[]),
+        user(100, &[]),
+        user(7, &[9, 50]),
+        Peer::Tcp("127.0.0.1:9".parse().unwrap()),
+        user(8, &[]),
+    ];
+    for (number, peer) in peers.into_iter().enumerate() {
+        assert_eq!(bench.connect(peer), Ok(number));
+    }
+    for (key, value) in [
+        ("net.eth0.mtu", "1500"),
+        ("net.eth0.up", "true"),
+        ("net.secret.psk", "\"x\""),
+        ("inbox.a", "1"),
+        ("other", "1"),
+    ] {
+        let put = format!(r#"{{"op":"put","key":"{key}","value":{value}}}"#);
+        assert_eq!(ask(&mut bench, ROOT, &put)["ok"], true);
+    }
+    bench
+}
+
+/// What comes of a request: its error, or `ok`.
+fn outcome(bench: &mut Bench, client: usize, request: &str) -> String {
+    let answer = ask(bench, client, request);
+    let error = answer["error"].as_str().unwrap_or("ok");
+    error.to_owned()
+}
+
+#[test]
+fn each_op_is_held_against_the_rules() {
+    let mut bench = bench();
+    let mut check = |client: usize, request: &str, expected: &str| {
+        assert_eq!(
+            outcome(&mut bench, client, request),
+            expected,
+            "{client}: {request}"
+        );
+    };
+    for (client, read, write, conditional) in [
+        (ROOT, "ok", "ok", "ok"),
+        (NETD, "ok", "ok", "ok"),
+        (STAFF, "ok", "denied", "denied"),
+        (TCP, "ok", "denied", "denied"),
+        (NOBODY, "denied", "denied", "denied"),
+    ] {
+        check(client, r#"{"op":"get","key":"net.eth0.mtu"}"#, read);
+        check(
+            client,
+            r#"{"op":"put","key":"net.eth0.mtu","value":1}"#,
+            write,
+        );
+        check(
+            client,
+            r#"{"op":"put","key":"net.eth0.mtu","value":1,"if_changed":true}"#,
+            conditional,
+        );
+        check(client, r#"{"op":"delete","key":"net.none"}"#, write);
+        check(
+            client,
+            r#"{"op":"batch","ops":[{"op":"check","key":"net.eth0.mtu","if_rev":999}]}"#,
+            match read {
+                "ok" => "conflict",
+                denied => denied,
+            },
+        );
+        check(
+            client,
+            r#"{"op":"batch","ops":[{"op":"put","key":"net.eth0.mtu","value":1}]}"#,
+            write,
+        );
+        check(
+            client,
+            r#"{"op":"batch","ops":[{"op":"delete","key":"net.none"}]}"#,
+            write,
+        );
+        check(client, r#"{"op":"ping"}"#, "ok");
+        check(client, r#"{"op":"stats"}"#, "ok");
+    }
+    // Who may write and not read sets no conditions.
+    for (request, expected) in [
+        (r#"{"op":"put","key":"inbox.a","value":2}"#, "ok"),
+        (
+            r#"{"op":"put","key":"inbox.a","value":2,"if_rev":0}"#,
+            "denied",
+        ),
+        (
+            r#"{"op":"put","key":"inbox.a","value":2,"if_changed":true}"#,
+            "denied",
+        ),
+        (r#"{"op":"delete","key":"inbox.a","if_rev":0}"#, "denied"),
+        (r#"{"op":"get","key":"inbox.a"}"#, "denied"),
+        (r#"{"op":"delete","key":"inbox.a"}"#, "ok"),
+    ] {
+        check(STAFF, request, expected);
+    }
+}
+
+#[test]
+fn a_refusal_does_not_tell_what_is_there() {
+    let mut bench = bench();
+    for (client, there, not_there) in [
+        (STAFF, "net.secret.psk", "net.secret.pin"),
+        (NOBODY, "other", "others"),
+    ] {
+        for form in [
+            r#"{"op":"get","key":"KEY"}"#,
+            r#"{"op":"put","key":"KEY","value":1,"if_rev":0}"#,
+            r#"{"op":"put","key":"KEY","value":1,"if_rev":3}"#,
+            r#"{"op":"delete","key":"KEY"}"#,
+            r#"{"op":"delete","key":"KEY","if_rev":3}"#,
+            r#"{"op":"subscribe","id":1,"key":"KEY"}"#,
+            r#"{"op":"batch","ops":[{"op":"check","key":"KEY","if_rev":0}]}"#,
+        ] {
+            let mut said = [there, not_there].map(|key| {
+                let answer = ask(&mut bench, client, &form.replace("KEY", key));
+                answer.to_string().replace(key, "KEY")
+            });
+            assert!(said[0].contains("denied"), "{form}: {}", said[0]);
+            said.sort();
+            assert_eq!(said[0], said[1], "{form}");
+        }
+    }
+}
+
+fn keys(answer: &Value) -> Vec<&str> {
+    let entries = answer["entries"].as_array().unwrap();
+    entries
+        .iter()
+        .map(|entry| entry["key"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn patterns_cover_what_may_be_seen() {
+    let mut bench = bench();
+    let list = r#"{"op":"get","key":"*"}"#;
+    let mut check = |client: usize, expected: &[&str]| {
+        let answer = ask(&mut bench, client, list);
+        assert_eq!(keys(&answer), expected, "{client}");
+    };
+    check(NETD, &["net.eth0.mtu", "net.eth0.up", "net.secret.psk"]);
+    check(STAFF, &["net.eth0.mtu", "net.eth0.up"]);
+    check(TCP, &["net.eth0.mtu"]);
+    assert_eq!(outcome(&mut bench, NOBODY, list), "denied");
+    assert_eq!(
+        outcome(&mut bench, TCP, r#"{"op":"get","key":"inbox.*"}"#),
+        "denied"
+    );
+    // A page is a page of what may be seen.
+    let page = ask(&mut bench, STAFF, r#"{"op":"get","key":"*","limit":1}"#);
+    assert_eq!(
+        (keys(&page), &page["more"]),
+        (vec!["net.eth0.mtu"], &Value::Bool(true))
+    );
+
+    // A deletion spares what may not be seen, although it may be written.
+    assert_eq!(
+        outcome(
+            &mut bench,
+            STAFF,
+            r#"{"op":"put","key":"inbox.b","value":1}"#
+        ),
+        "ok"
+    );
+    let sweep = r#"{"op":"delete","key":"inbox.*"}"#;
+    assert_eq!(ask(&mut bench, STAFF, sweep)["deleted"], 0);
+    let sweep = r#"{"op":"delete","key":"*"}"#;
+    assert_eq!(ask(&mut bench, NETD, sweep)["deleted"], 3);
+    let left = ask(&mut bench, ROOT, list);
+    assert_eq!(keys(&left), ["inbox.a", "inbox.b", "other"]);
+    let batch = r#"{"op":"batch","ops":[{"op":"delete","key":"*"}]}"#;
+    assert_eq!(outcome(&mut bench, NETD, batch), "ok");
+    let left = ask(&mut bench, ROOT, list);
+    assert_eq!(keys(&left).len(), 3);
+}
+
+/// The events that a client has received, as words.
+fn events(bench: &mut Bench, client: usize) -> Vec<String> {
+    bench.settle(WHOLE);
+    let lines = lines(bench, client);
+    let events = lines.iter().filter_map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let event = line["event"].as_str()?.to_owned();
+        Some(match line["key"].as_str() {
+            Some(key) => format!("{event} {key}"),
+            None => event,
+        })
+    });
+    events.collect()
+}
+
+#[test]
+fn events_are_of_what_may_be_seen() {
+    let mut bench = bench();
+    bench.send(
+        STAFF,
+        b"{\"id\":1,\"op\":\"subscribe\",\"key\":\"*\",\"cuts\":true}\n",
+    );
+    let first = events(&mut bench, STAFF);
+    assert_eq!(first, ["put net.eth0.mtu", "put net.eth0.up", "sync"]);
+    for request in [
+        r#"{"op":"put","key":"net.secret.psk","value":2}"#,
+        r#"{"op":"delete","key":"other"}"#,
+        r#"{"op":"put","key":"inbox.a","value":2}"#,
+    ] {
+        assert_eq!(outcome(&mut bench, ROOT, request), "ok");
+    }
+    // Not even a sync tells that something has happened.
+    assert!(events(&mut bench, STAFF).is_empty());
+    assert_eq!(
+        outcome(&mut bench, ROOT, r#"{"op":"delete","key":"net.eth0.up"}"#),
+        "ok"
+    );
+    assert_eq!(events(&mut bench, STAFF), ["delete net.eth0.up", "sync"]);
+}
+
+#[test]
+fn new_rules_count_for_subscriptions_that_live() {
+    let mut bench = bench();
+    for client in [STAFF, NETD] {
+        bench.send(client, b"{\"id\":1,\"op\":\"subscribe\",\"key\":\"*\"}\n");
+        assert!(!events(&mut bench, client).is_empty());
+    }
+    // What says the same changes nothing, wherever it stands.
+    bench.set_rules(rules(&format!("# new\n\n{RULES}")));
+    assert!(events(&mut bench, STAFF).is_empty());
+    // The secrets are the group's now, and the rest is not.
+    bench.set_rules(rules(
+        "allow user:0 all *\nallow user:100 read,write net.*\nallow group:50 read net.secret.*",
+    ));
+    let told = events(&mut bench, STAFF);
+    assert_eq!(told, ["reset", "put net.secret.psk", "sync"]);
+    assert_eq!(
+        outcome(&mut bench, STAFF, r#"{"op":"get","key":"net.eth0.mtu"}"#),
+        "denied"
+    );
+    // Without rules all may do everything again.
+    bench.set_rules(None);
+    assert_eq!(events(&mut bench, STAFF).len(), 1 + 5 + 1);
+    assert_eq!(
+        outcome(&mut bench, NOBODY, r#"{"op":"get","key":"other"}"#),
+        "ok"
+    );
+}
+
+#[test]
+fn lifetimes_are_bounded() {
+    let mut bench = bench();
+    let mut check = |key: &str, asked: &str, expected: &str| {
+        let put = format!(r#"{{"op":"put","key":"{key}","value":1{asked}}}"#);
+        let mut said = outcome(&mut bench, NETD, &put);
+        if said == "ok" {
+            let get = format!(r#"{{"op":"get","key":"{key}"}}"#);
+            let entry = ask(&mut bench, NETD, &get);
+            said = entry["lifetime"].as_str().unwrap_or("durable").to_owned();
+        }
+        assert_eq!(said, expected, "{key}{asked}");
+    };
+    check("net.rx.a", "", "boot");
+    check("net.rx.a", r#","lifetime":"durable""#, "denied");
+    check("net.rx.a", r#","lifetime":"session""#, "session");
+    check("net.rx.a", r#","ttl_ms":1000"#, "boot");
+    check("net.live.a", "", "session");
+    check("net.live.a", r#","ttl_ms":1000"#, "session");
+    check("net.live.a", r#","lifetime":"boot""#, "denied");
+    check("net.eth0.a", "", "durable");
+    // In a batch it is the same.
+    let batch = |lifetime: &str| {
+        format!(r#"{{"op":"batch","ops":[{{"op":"put","key":"net.rx.b","value":1{lifetime}}}]}}"#)
+    };
+    assert_eq!(outcome(&mut bench, NETD, &batch("")), "ok");
+    let durable = batch(r#","lifetime":"durable""#);
+    let refused = ask(&mut bench, NETD, &durable);
+    assert_eq!(
+        (&refused["error"], &refused["at"]),
+        (&"denied".into(), &0.into())
+    );
+}
