@@ -314,7 +314,9 @@ impl<T> Follower<T> {
                 Ok(None) if live.subscription.is_over() => self.live = None,
                 // Over TCP a peer can vanish without a word.
                 Ok(None) => {
-                    if let Err(error) = live.subscription.client().ping() {
+                    let client = live.subscription.client();
+                    if let Err(error) = client.ping() {
+                        client.close();
                         self.live = None;
                         self.shared.lost(error);
                     }

@@ -8,6 +8,7 @@
 )]
 
 mod daemons;
+mod events;
 mod link;
 mod mirror;
 mod peer;

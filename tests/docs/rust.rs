@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nkv::client::{Change, Error, ErrorCode, Event, Lifetime, Link, Position, Put, Value};
+use nkv::client::{Change, Error, ErrorCode, Event, Lifetime, Link, Put, Value};
 use nkv::journal::{self, Figures, LoadError, Policy, Storage, Unkept, Wake, Writable};
 use nkv::keyspace::{Class, Keyspace, Time};
 use nkv::server::{Options, Running, Server};
@@ -205,30 +205,9 @@ fn keeping_a_copy() -> Run {
     Ok(server.stop()?)
 }
 
-fn follow(address: &Address, mut handle: impl FnMut(Event)) -> Result<(), Error> {
-    let mut position = None;
-    loop {
-        match follow_once(address, &mut position, &mut handle) {
-            Err(error) if error.is_disconnect() => thread::sleep(Duration::from_secs(1)),
-            ended => return ended,
-        }
-    }
-}
-
-fn follow_once(
-    address: &Address,
-    position: &mut Option<Position>,
-    handle: &mut impl FnMut(Event),
-) -> Result<(), Error> {
-    let client = Client::builder().connect(address)?;
-    let mut subscribe = client.subscribe_with("net");
-    if let Some(position) = position.clone() {
-        subscribe = subscribe.since(position);
-    }
-    let mut subscription = subscribe.start()?;
-    while let Some(event) = subscription.next() {
+fn follow(link: &Link, mut handle: impl FnMut(Event)) -> Result<(), Error> {
+    for event in link.events("net")?.start()? {
         handle(event?);
-        *position = subscription.position().cloned();
     }
     Ok(())
 }
@@ -242,8 +221,9 @@ fn when_the_connection_is_lost() -> Run {
     let server = Server::bind(options.clone())?.spawn()?;
     Client::from_stream(server.handle().connect()?)?.put("net.a", &1)?;
     let (sender, told) = std::sync::mpsc::channel();
+    let link = Link::builder().link(address);
     // It goes on for ever, so it ends with the process.
-    thread::spawn(move || follow(&address, |event| drop(sender.send(event))));
+    thread::spawn(move || follow(&link, |event| drop(sender.send(event))));
     let patience = Duration::from_secs(10);
     assert!(matches!(told.recv_timeout(patience)?, Event::Put { .. }));
     assert!(matches!(
