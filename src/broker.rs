@@ -48,6 +48,8 @@ pub use crate::session::Peer;
 const STEPS_PER_TURN: u32 = 4096;
 /// What carrying out one request, or one operation of a batch, takes.
 const STEPS_PER_REQUEST: u32 = 16;
+/// One of so many places for clients is kept for root.
+const CLIENTS_PER_KEPT_PLACE: u64 = 64;
 /// How many keys that belong to ended connections, or have expired, are deleted a turn.
 const ENDINGS_PER_TURN: usize = 1024;
 /// How many bytes of events are made ahead of being written. More would make a slow subscriber's
@@ -140,11 +142,22 @@ impl Broker {
     /// Numbers are small and are used again.
     ///
     /// # Errors
-    /// The line to be written before closing, where there are as many clients as there may be.
+    /// The line to be written before closing, where there are as many clients as there may be. A few
+    /// places are kept for root, so that an operator can always look in.
     pub fn connect(&mut self, peer: Peer) -> Result<usize, Vec<u8>> {
-        if self.sessions.len() as u64 >= self.limits.clients {
+        let there = self.sessions.len() as u64;
+        let kept = match peer {
+            Peer::Unix { uid: 0, .. } => 0,
+            _ => self.limits.clients / CLIENTS_PER_KEPT_PLACE,
+        };
+        if there + kept >= self.limits.clients {
             let mut line = Vec::new();
-            let message = format!("there are {} clients already", self.limits.clients);
+            let message = match there {
+                all if all >= self.limits.clients => format!("there are {all} clients already"),
+                _ => {
+                    format!("there are {there} clients already, and {kept} more places are root's")
+                }
+            };
             Reply::error(&mut line, None, ErrorCode::Limit, &message).end();
             self.counters.errors += 1;
             return Err(line);

@@ -338,3 +338,42 @@ fn lifetimes_are_bounded() {
         (&"denied".into(), &0.into())
     );
 }
+
+#[test]
+fn root_finds_a_place_when_others_have_taken_theirs() {
+    let mut limits = Limits::default();
+    limits.clients = 128;
+    let mut bench = Bench::new(limits);
+    for number in 0..126 {
+        let peer = if number % 2 == 0 {
+            user(7, &[])
+        } else {
+            Peer::Tcp("127.0.0.1:9".parse().unwrap())
+        };
+        assert_eq!(bench.connect(peer), Ok(number));
+    }
+    let line = bench.connect(user(8, &[])).unwrap_err();
+    assert!(
+        line.contains("there are 126 clients already, and 2 more places are root's"),
+        "{line}"
+    );
+    for number in 126..128 {
+        assert_eq!(bench.connect(user(0, &[])), Ok(number));
+    }
+    let line = bench.connect(user(0, &[])).unwrap_err();
+    assert!(line.contains("there are 128 clients already\""), "{line}");
+    // Whose place gets free, gets it.
+    bench.disconnect(126);
+    assert_eq!(outcome_of_connecting(&mut bench, user(7, &[])), "limit");
+    bench.disconnect(5);
+    assert_eq!(outcome_of_connecting(&mut bench, user(7, &[])), "limit");
+    bench.disconnect(6);
+    assert_eq!(outcome_of_connecting(&mut bench, user(7, &[])), "ok");
+}
+
+fn outcome_of_connecting(bench: &mut Bench, peer: Peer) -> &'static str {
+    match bench.connect(peer) {
+        Ok(_) => "ok",
+        Err(_) => "limit",
+    }
+}
