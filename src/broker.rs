@@ -152,12 +152,10 @@ impl Broker {
         };
         if there + kept >= self.limits.clients {
             let mut line = Vec::new();
-            let message = match there {
-                all if all >= self.limits.clients => format!("there are {all} clients already"),
-                _ => {
-                    format!("there are {there} clients already, and {kept} more places are root's")
-                }
-            };
+            let mut message = format!("there are {there} clients already");
+            if there < self.limits.clients {
+                message.push_str(&format!(", and {kept} more places are root's"));
+            }
             Reply::error(&mut line, None, ErrorCode::Limit, &message).end();
             self.counters.errors += 1;
             return Err(line);

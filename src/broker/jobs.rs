@@ -95,8 +95,7 @@ impl Broker {
             let from = after.take();
             for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
                 steps.take(1);
-                let is_swept = self.may_sweep(session, key.borrowed());
-                if let Some(entry) = entry.filter(|_| is_swept) {
+                if let Some(entry) = entry.filter(|_| self.may_sweep(session, key.borrowed())) {
                     if let Err(refusal) = self.check_writable(Class::of(entry.lifetime)) {
                         is_over = Err(refusal);
                         break;
