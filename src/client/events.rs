@@ -22,15 +22,18 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::backoff::Backoff;
-use super::link::SILENCE_MAX;
+use super::backoff::{Backoff, Pauses};
+use super::link::silence_of;
 use super::retry::is_passing;
 use super::{Error, Event, Link, Position, Subscription, SubscriptionEnder};
 use crate::address::Address;
 use crate::key::{Key, Pattern};
 
 /// The pauses between attempts to subscribe, where there is a connection and it is refused.
-const REFUSED_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+const REFUSED_PAUSES: Pauses = Pauses {
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(5),
+};
 
 /// What is to be subscribed to. See [`Link::events`].
 #[must_use = "nothing is subscribed to until `start` is called"]
@@ -190,7 +193,7 @@ impl EventsBuilder {
             told: Told::default(),
             told_before: Told::default(),
             ready: VecDeque::new(),
-            backoff: Backoff::new(REFUSED_PAUSES[0], REFUSED_PAUSES[1]),
+            backoff: Backoff::new(REFUSED_PAUSES),
             ending: Arc::default(),
         };
         let client = events.wanted.link.client()?;
@@ -235,8 +238,7 @@ impl Events {
     }
 
     fn take(&mut self, deadline: Option<Instant>) -> Result<Option<Event>, Error> {
-        let is_tcp = matches!(self.wanted.link.address(), Address::Tcp(_));
-        let silence = is_tcp.then_some(SILENCE_MAX);
+        let silence = silence_of(self.wanted.link.address());
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
@@ -250,23 +252,9 @@ impl Events {
                 }
                 continue;
             };
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let event = match left.into_iter().chain(silence).min() {
-                Some(patience) => subscription.next_timeout(patience),
-                None => subscription.next().transpose(),
-            };
-            match event {
+            match subscription.next_of_living(deadline, silence) {
                 Ok(Some(event)) => self.receive(event),
-                Ok(None) if self.ending.is_ended() => return Ok(None),
-                Ok(None) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(None),
-                Ok(None) => {
-                    let client = subscription.client().clone();
-                    if let Err(error) = client.ping() {
-                        // Nobody else has an answer from it either.
-                        client.close();
-                        self.lose(&error);
-                    }
-                }
+                Ok(None) => return Ok(None),
                 Err(error) => self.lose(&error),
             }
         }

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::announced::{Announced, session_put};
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Pauses};
 use super::retry::{self, Attempts, Update, is_passing, is_unsent};
 use super::{Batch, Builder, Client, Entry, Error, Put, Value, Written};
 use crate::address::Address;
@@ -32,7 +32,7 @@ use crate::wire::ErrorCode;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a TCP peer may be silent before it is asked for a sign of life.
-pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// A daemon that is reached whenever it can be. Clones share the connection; it is closed with the
 /// last of them, and of the mirrors and announcements made with it.
@@ -45,8 +45,7 @@ pub struct Link(Arc<Shared>);
 pub struct LinkBuilder {
     client: Builder,
     patience: Duration,
-    pause_min: Duration,
-    pause_max: Duration,
+    pauses: Pauses,
 }
 
 /// A `session` entry that is there as long as this and the link have a connection. Dropping it deletes
@@ -114,8 +113,7 @@ impl Link {
         LinkBuilder {
             client: Client::builder(),
             patience: PATIENCE,
-            pause_min: Duration::from_millis(20),
-            pause_max: Duration::from_secs(2),
+            pauses: Pauses::default(),
         }
     }
 
@@ -358,7 +356,7 @@ impl Link {
 const KEEPER_STEP: Duration = Duration::from_secs(1);
 
 /// How long what was refused is not announced again.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// A hundred years.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -386,8 +384,8 @@ impl LinkBuilder {
     /// The pauses between attempts to connect: the first, and the longest, towards which they double.
     /// Each is cut short by up to a half at random. By default 20 ms and 2 s.
     pub fn pauses(mut self, first: Duration, longest: Duration) -> LinkBuilder {
-        self.pause_min = first;
-        self.pause_max = longest.max(first);
+        let longest = longest.max(first);
+        self.pauses = Pauses { first, longest };
         self
     }
 
@@ -398,7 +396,7 @@ impl LinkBuilder {
             client: None,
             is_connecting: false,
             since: Instant::now(),
-            backoff: Backoff::new(self.pause_min, self.pause_max),
+            backoff: Backoff::new(self.pauses),
             next_attempt: None,
             announced: Announced::default(),
             is_refused: false,
@@ -469,7 +467,7 @@ impl Shared {
                     return Ok(client);
                 }
                 state = self.lock();
-                state.forget(&client, self.options.pause_max);
+                state.forget(&client);
                 continue;
             }
             let now = Instant::now();
@@ -563,7 +561,7 @@ impl Shared {
     }
 
     fn forget(&self, client: &Client) {
-        self.lock().forget(client, self.options.pause_max);
+        self.lock().forget(client);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -580,18 +578,13 @@ impl State {
         }
     }
 
-    /// Drops a connection that is lost, if it is still the one that is used. A daemon that takes in
-    /// whoever comes and hangs up is not asked without pause.
-    fn forget(&mut self, client: &Client, pause_max: Duration) {
+    /// Drops a connection that is lost, if it is still the one that is used.
+    fn forget(&mut self, client: &Client) {
         let held = self.client.as_ref();
-        if !held.is_some_and(|held| held.is_same(client)) {
-            return;
-        }
-        self.client = None;
-        if self.since.elapsed() < pause_max {
-            self.next_attempt = Some(Instant::now() + self.backoff.pause());
-        } else {
-            self.backoff.reset();
+        if held.is_some_and(|held| held.is_same(client)) {
+            self.client = None;
+            let pause = self.backoff.pause_after(self.since.elapsed());
+            self.next_attempt = Some(Instant::now() + pause);
         }
     }
 }
@@ -607,22 +600,18 @@ impl Drop for Shared {
 }
 
 /// Makes the connection anew whenever it is lost, until the link is gone.
-fn keep_connected(shared: &Weak<Shared>) {
-    loop {
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
+fn keep_connected(link: &Weak<Shared>) {
+    while let Some(shared) = link.upgrade() {
         let is_gone = || Arc::strong_count(&shared) == 1;
         let made = shared.client(instant_after(KEEPER_STEP), &is_gone);
-        let silence = matches!(shared.address, Address::Tcp(_)).then_some(SILENCE_MAX);
+        let silence = silence_of(&shared.address);
         match made {
             Ok(client) => {
                 let again = shared.lock().is_refused.then_some(REFUSED_PAUSE);
                 // What it waits for comes with the end of the link, too.
-                let weak = Arc::downgrade(&shared);
                 drop(shared);
                 let has_ended = client.connection().wait_for_end(silence, again);
-                if !has_ended && let Some(shared) = weak.upgrade() {
+                if !has_ended && let Some(shared) = link.upgrade() {
                     shared.announce_again(&client);
                 }
             }
@@ -634,6 +623,11 @@ fn keep_connected(shared: &Weak<Shared>) {
             }
         }
     }
+}
+
+/// How long a peer at this address may be silent, where it can vanish without a word.
+pub(super) fn silence_of(address: &Address) -> Option<Duration> {
+    matches!(address, Address::Tcp(_)).then_some(SILENCE_MAX)
 }
 
 /// Announces everything, and tells whether something was refused.

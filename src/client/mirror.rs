@@ -23,17 +23,16 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::connection;
-use super::link::{SILENCE_MAX, instant_after};
+use super::link::{instant_after, silence_of};
 use super::retry::is_passing;
 use super::{Error, Link, Subscription, SubscriptionEnder, Value};
-use crate::address::Address;
 use crate::key::{Key, Pattern};
 use replica::{Gatherer, Held, Parse, Replica};
 
 pub use replica::{Change, Cut};
 
 /// How long a mirror pauses after a refusal that may last.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a mirror is made with. See [`Link::mirror`].
 #[must_use = "nothing is mirrored until `start` or `follow` is called"]
@@ -152,7 +151,7 @@ impl<T> MirrorBuilder<T> {
     }
 
     /// Adds a function that is called with each change, one after the other, on the mirror's thread
-    /// and after the copy has moved on. A [`Follower`] calls it as well.
+    /// and after the copy has moved on.
     pub fn on_change(
         self,
         mut handle: impl FnMut(&Change<T>) + Send + 'static,
@@ -276,7 +275,7 @@ impl<T> Follower<T> {
     /// What does not go away by itself, such as a refused token. It may be asked again.
     pub fn next_cut(&mut self, timeout: Option<Duration>) -> Result<Option<Cut<T>>, Error> {
         let deadline = connection::deadline(timeout);
-        let silence = matches!(self.link.address(), Address::Tcp(_)).then_some(SILENCE_MAX);
+        let silence = silence_of(self.link.address());
         while !self.shared.is_stopped() {
             let Some(live) = &mut self.live else {
                 match self.connect(deadline) {
@@ -296,12 +295,7 @@ impl<T> Follower<T> {
                 }
                 continue;
             };
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let event = match left.into_iter().chain(silence).min() {
-                Some(patience) => live.subscription.next_timeout(patience),
-                None => live.subscription.next().transpose(),
-            };
-            match event {
+            match live.subscription.next_of_living(deadline, silence) {
                 Ok(Some(event)) => {
                     let epoch = live.subscription.epoch();
                     if let Some(told) = live.gatherer.push(event, epoch) {
@@ -310,17 +304,8 @@ impl<T> Follower<T> {
                         return Ok(Some(cut));
                     }
                 }
-                Ok(None) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(None),
                 Ok(None) if live.subscription.is_over() => self.live = None,
-                // Over TCP a peer can vanish without a word.
-                Ok(None) => {
-                    let client = live.subscription.client();
-                    if let Err(error) = client.ping() {
-                        client.close();
-                        self.live = None;
-                        self.shared.lost(error);
-                    }
-                }
+                Ok(None) => return Ok(None),
                 Err(error) => {
                     self.live = None;
                     self.shared.lost(error);

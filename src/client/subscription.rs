@@ -252,6 +252,27 @@ impl Subscription {
         self.is_over
     }
 
+    /// Waits for the next event until then; `None` where there was none in time, or the subscription was
+    /// ended. With a `silence`, a peer that has said nothing for so long is asked for a sign of life, and
+    /// one that gives none has the connection ended, for nobody else has an answer from it either.
+    pub(super) fn next_of_living(
+        &mut self,
+        until: Option<Instant>,
+        silence: Option<Duration>,
+    ) -> Result<Option<Event>, Error> {
+        loop {
+            let next = deadline(silence).into_iter().chain(until).min();
+            match self.take(next) {
+                Err(Error::Timeout) => {}
+                taken => return taken,
+            }
+            if until.is_some_and(|at| at <= Instant::now()) {
+                return Ok(None);
+            }
+            self.client.ping().inspect_err(|_| self.client.close())?;
+        }
+    }
+
     fn take(&mut self, deadline: Option<Instant>) -> Result<Option<Event>, Error> {
         if self.is_over {
             return Ok(None);

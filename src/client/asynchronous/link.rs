@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Batch, Builder, Client, Pending};
 use crate::address::Address;
 use crate::client::announced::{Announced, session_put};
-use crate::client::backoff::Backoff;
-use crate::client::link::SILENCE_MAX;
+use crate::client::backoff::{Backoff, Pauses};
+use crate::client::link::{REFUSED_PAUSE, silence_of};
 use crate::client::retry::{self, Attempts, Update, is_passing, is_unsent};
 use crate::client::{Entry, Error, PATIENCE, Put, Value, Written};
 use crate::wire::{Delete, ErrorCode, Op};
@@ -37,8 +37,7 @@ pub struct Link(Arc<Handle>);
 pub struct LinkBuilder {
     client: Builder,
     patience: Duration,
-    pause_min: Duration,
-    pause_max: Duration,
+    pauses: Pauses,
 }
 
 /// A `session` entry that is there as long as this and the link have a connection. Dropping it deletes
@@ -117,8 +116,7 @@ impl Link {
         LinkBuilder {
             client: Client::builder(),
             patience: PATIENCE,
-            pause_min: Duration::from_millis(20),
-            pause_max: Duration::from_secs(2),
+            pauses: Pauses::default(),
         }
     }
 
@@ -418,8 +416,8 @@ impl LinkBuilder {
     /// The pauses between attempts to connect: the first, and the longest, towards which they double.
     /// Each is cut short by up to a half at random. By default 20 ms and 2 s.
     pub fn pauses(mut self, first: Duration, longest: Duration) -> LinkBuilder {
-        self.pause_min = first;
-        self.pause_max = longest.max(first);
+        let longest = longest.max(first);
+        self.pauses = Pauses { first, longest };
         self
     }
 
@@ -444,7 +442,7 @@ impl LinkBuilder {
     }
 
     pub(super) fn backoff(&self) -> Backoff {
-        Backoff::new(self.pause_min, self.pause_max)
+        Backoff::new(self.pauses)
     }
 }
 
@@ -595,13 +593,10 @@ impl State {
     }
 }
 
-/// How long what was refused is not announced again.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-
 /// The keeper: makes the connection whenever one is wanted and there is none.
 async fn keep(kept: Kept) {
     let shared = &kept.0;
-    let silence = matches!(shared.address, Address::Tcp(_)).then_some(SILENCE_MAX);
+    let silence = silence_of(&shared.address);
     let mut backoff = shared.options.backoff();
     loop {
         shared.until_wanted().await;
@@ -619,12 +614,7 @@ async fn keep(kept: Kept) {
                 }
                 until_lost(&client, silence).await;
                 shared.lock().client = None;
-                // A daemon that takes in whoever comes and hangs up is not asked without pause.
-                if start.elapsed() < shared.options.pause_max {
-                    sleep(backoff.pause()).await;
-                } else {
-                    backoff.reset();
-                }
+                sleep(backoff.pause_after(start.elapsed())).await;
             }
             Err(error) => {
                 shared.failed(error);

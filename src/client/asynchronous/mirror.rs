@@ -20,13 +20,11 @@ use tokio::time::{sleep, timeout};
 
 use super::{Link, Subscription};
 use crate::client::backoff::Backoff;
-use crate::client::mirror::replica::{Gatherer, Parse, Replica};
+use crate::client::mirror::REFUSED_PAUSE;
+use crate::client::mirror::replica::{Gatherer, Parse, Replica, Told};
 use crate::client::retry::is_passing;
 use crate::client::{Cut, Error, Position, Value, View};
 use crate::key::Pattern;
-
-/// How long a mirror pauses after a refusal that may last.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a mirror is made with. See [`Link::mirror`].
 #[must_use = "nothing is mirrored until `start` or `follow` is called"]
@@ -367,14 +365,10 @@ impl<T> Follower<T> {
         }
     }
 
-    fn take_in(&self, told: crate::client::mirror::replica::Told) -> Cut<T> {
-        let mut replica = self.shared.replica.write();
-        let replica = replica.as_deref_mut();
+    fn take_in(&self, told: Told) -> Cut<T> {
         // A panic under the lock can only come from the type's `Deserialize`, between two entries.
-        let cut = match replica {
-            Ok(replica) => replica.apply(told),
-            Err(poisoned) => poisoned.get_mut().apply(told),
-        };
+        let replica = self.shared.replica.write();
+        let cut = replica.unwrap_or_else(PoisonError::into_inner).apply(told);
         self.moved.send_modify(|moved| {
             let is_change = moved.cuts == 0 || !cut.changes.is_empty();
             moved.cuts += 1;
