@@ -201,7 +201,9 @@ fn calls(trace: &str) -> BTreeSet<String> {
             continue;
         };
         if name == "execve" {
-            is_daemon = rest.contains("nkv-server\"");
+            // The program, and not an argument of one that will become it.
+            let program = rest.split('"').nth(1).unwrap_or_default();
+            is_daemon = program.ends_with("/nkv-server");
         }
         let is_name = |name: &str| {
             name.bytes()
