@@ -3,13 +3,17 @@
 //! The stories beside this file are what a client or a daemon in any language is tested with;
 //! `README.md` tells their format. They are played here to a broker in memory and to the daemon
 //! over a Unix socket and over TCP, with whole lines and with one byte at a time, and once more by the
-//! runner `run`, which is there for others. So what a story says is so.
+//! runner `run`, which is there for others. So what a story says is so. `guide` runs the client of
+//! `docs/writing-a-client.md`.
 
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 #[path = "../support/daemon.rs"]
 mod daemon;
+#[path = "../support/document.rs"]
+mod document;
+mod guide;
 mod memory;
 mod player;
 mod runner;
