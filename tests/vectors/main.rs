@@ -7,7 +7,11 @@
 //! `docs/writing-a-client.md`.
 
 #![cfg(feature = "daemon")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that can't go on has failed"
+)]
 
 #[path = "../support/daemon.rs"]
 mod daemon;
