@@ -27,17 +27,20 @@
 mod calls;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod calls {
-    pub(super) fn filter() -> Result<(), Box<dyn super::Error>> {
-        Err("there is no list of calls for this processor".into())
+    pub(super) fn filter() -> std::io::Result<()> {
+        Err(std::io::Error::other(
+            "there is no list of calls for this processor",
+        ))
     }
 }
 
-use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, PathFdError,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, AddRuleError, AddRulesError, BitFlags, CreateRulesetError,
+    LandlockStatus, PathBeneath, PathFd, PathFdError, RestrictSelfError, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 use log::{info, warn};
 
@@ -59,7 +62,7 @@ pub(crate) struct Needs {
 /// Takes from this process what it does not need, as far as the kernel lets it, and logs what holds and
 /// what does not. There must be no other thread.
 pub(crate) fn confine(needs: &Needs) {
-    let no_new_privileges = nix::sys::prctl::set_no_new_privs().map_err(Into::into);
+    let no_new_privileges = nix::sys::prctl::set_no_new_privs().map_err(io::Error::from);
     let layers = [
         no_new_privileges.map(|()| "no new privileges".to_owned()),
         restrict(needs).map(|version| format!("Landlock (version {version})")),
@@ -102,45 +105,31 @@ const NAME_SERVICE: [&str; 9] = [
 ];
 
 /// Restricts this thread, and those that it starts, by Landlock. Returns the version that the kernel has.
-fn restrict(needs: &Needs) -> Result<i32, Box<dyn Error>> {
-    let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(VERSION))?
-        .handle_access(AccessNet::from_all(VERSION))?
-        .scope(Scope::Signal)?;
-    if !needs.speaks_to_abstract {
-        rules = rules.scope(Scope::AbstractUnixSocket)?;
-    }
-    let mut rules = rules.create()?;
+fn restrict(needs: &Needs) -> io::Result<i32> {
+    let mut rules = rules(needs)?;
+    let read = AccessFs::ReadFile.into();
     for directory in &needs.kept {
-        rules = rules.add_rule(PathBeneath::new(PathFd::new(directory)?, KEEP))?;
+        rules = open(rules, directory, KEEP)?;
     }
     for socket in &needs.sockets {
-        let directory = PathFd::new(directory_of(socket))?;
-        rules = rules.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
+        rules = open(rules, directory_of(socket), AccessFs::RemoveFile.into())?;
     }
     for file in &needs.read_again {
         // Behind a link stands another directory, in which the file may be replaced as well.
-        for file in [file.clone(), file.canonicalize()?] {
-            let directory = PathFd::new(directory_of(&file))?;
-            rules = rules.add_rule(PathBeneath::new(directory, AccessFs::ReadFile))?;
-        }
+        rules = open(rules, directory_of(file), read)?;
+        rules = open(rules, directory_of(&file.canonicalize()?), read)?;
     }
     if needs.looks_up_names {
-        for path in NAME_SERVICE {
-            match PathFd::new(path) {
-                Ok(directory) => {
-                    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-                    rules = rules.add_rule(PathBeneath::new(directory, read))?;
-                }
-                Err(PathFdError::OpenCall { .. }) => {}
-                Err(error) => return Err(error.into()),
+        for directory in NAME_SERVICE.map(Path::new) {
+            if directory.exists() {
+                rules = open(rules, directory, read | AccessFs::ReadDir)?;
             }
         }
     }
-    let status = rules.restrict_self()?;
+    let status = rules.restrict_self().map_err(reason)?;
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
-            Err("it was not turned on when the kernel started".into())
+            Err(io::Error::other("it is turned off in the kernel"))
         }
         (
             RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced,
@@ -149,8 +138,50 @@ fn restrict(needs: &Needs) -> Result<i32, Box<dyn Error>> {
                 kernel_abi,
             },
         ) => Ok(kernel_abi.unwrap_or(effective_abi as i32)),
-        _ => Err("the kernel does not offer it".into()),
+        _ => Err(io::Error::other("the kernel does not offer it")),
     }
+}
+
+/// What is forbidden, so far without any exception.
+fn rules(needs: &Needs) -> io::Result<RulesetCreated> {
+    let scopes = match needs.speaks_to_abstract {
+        true => Scope::Signal.into(),
+        false => Scope::from_all(VERSION),
+    };
+    Ruleset::default()
+        .handle_access(AccessFs::from_all(VERSION))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(VERSION)))
+        .and_then(|rules| rules.scope(scopes))
+        .and_then(Ruleset::create)
+        .map_err(reason)
+}
+
+/// Allows something beneath a directory.
+fn open(
+    rules: RulesetCreated,
+    directory: &Path,
+    access: BitFlags<AccessFs>,
+) -> io::Result<RulesetCreated> {
+    let directory = PathFd::new(directory).map_err(|error| match error {
+        PathFdError::OpenCall { source, .. } => source,
+        _ => unexpected(),
+    })?;
+    let rule = PathBeneath::new(directory, access);
+    rules.add_rule(rule).map_err(reason)
+}
+
+/// What the system says of a failure. The crate's own words would be tens of kilobytes of the program.
+fn reason(error: RulesetError) -> io::Error {
+    match error {
+        RulesetError::CreateRuleset(CreateRulesetError::CreateRulesetCall { source, .. })
+        | RulesetError::AddRules(AddRulesError::Fs(AddRuleError::AddRuleCall { source, .. }))
+        | RulesetError::RestrictSelf(RestrictSelfError::RestrictSelfCall { source, .. }) => source,
+        _ => unexpected(),
+    }
+}
+
+fn unexpected() -> io::Error {
+    io::Error::other("the rules are not what they should be")
 }
 
 /// The directory in which a file stands.

@@ -14,8 +14,7 @@
 //! The filter is a search by halves, because the kernel tries it with every call there is when it gets
 //! it, and that is a part of the daemon's start.
 
-use std::collections::BTreeMap;
-use std::error::Error;
+use std::io;
 
 use nix::libc::{self, c_long};
 use seccompiler::{BpfProgram, sock_filter};
@@ -148,8 +147,11 @@ const BY_ARGUMENT: [(c_long, Verdict); 3] = [
 ];
 
 /// Has the kernel refuse these calls to this thread, and to those that it starts.
-pub(super) fn filter() -> Result<(), Box<dyn Error>> {
-    Ok(seccompiler::apply_filter(&program())?)
+pub(super) fn filter() -> io::Result<()> {
+    seccompiler::apply_filter(&program()).map_err(|error| match error {
+        seccompiler::Error::Seccomp(source) | seccompiler::Error::Prctl(source) => source,
+        _ => io::Error::other("the filter is not what it should be"),
+    })
 }
 
 /// The filter: classic BPF over the kernel's `struct seccomp_data` (seccomp(2)).
@@ -166,22 +168,19 @@ fn program() -> BpfProgram {
 
 /// All numbers of calls in ranges, by their first.
 fn ranges() -> Vec<(u32, Verdict)> {
+    let mut verdicts = [Verdict::Allowed; UNKNOWN as usize];
     let refused = REFUSED.into_iter().flatten().chain(REFUSED_HERE);
     let refused = refused.map(|call| (*call, Verdict::Refused));
-    let listed = refused.chain(BY_ARGUMENT).map(|(call, verdict)| {
-        let call = u32::try_from(call).expect("numbers of calls are small");
-        (call, verdict)
-    });
-    let listed: BTreeMap<u32, Verdict> = listed.collect();
-    let mut ranges = vec![(0, Verdict::Allowed)];
-    for (call, verdict) in listed {
-        ranges.pop_if(|range| range.0 == call);
+    for (call, verdict) in refused.chain(BY_ARGUMENT) {
+        let call = usize::try_from(call).expect("numbers of calls are not negative");
+        verdicts[call] = verdict;
+    }
+    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
+    for (call, verdict) in (0..).zip(verdicts).chain([(UNKNOWN, Verdict::Refused)]) {
         if ranges.last().is_none_or(|range| range.1 != verdict) {
             ranges.push((call, verdict));
         }
-        ranges.push((call + 1, Verdict::Allowed));
     }
-    ranges.push((UNKNOWN, Verdict::Refused));
     ranges
 }
 
