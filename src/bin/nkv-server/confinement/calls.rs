@@ -90,61 +90,64 @@ const KEXEC_FILE_LOAD: c_long = 294;
 /// that programs with short pointers use are far above it.
 const UNKNOWN: u32 = 470;
 
-/// What becomes of a call.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Verdict {
-    Allowed,
-    Refused,
-    /// It depends on the lower half of one argument.
-    By {
-        argument: u32,
-        test: Test,
-        values: &'static [u32],
-        found: bool,
-    },
+/// A call that is needed for one purpose and refused for others.
+struct Condition {
+    call: c_long,
+    /// The argument whose lower half says what it is for.
+    argument: u32,
+    test: Test,
+    values: &'static [u32],
+    /// What becomes of the call where the test holds for a value, and where for none.
+    hit: u32,
+    miss: u32,
 }
 
 /// How an argument is held against a value.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy)]
 #[repr(u16)]
 enum Test {
     Equal = 0x15,
     HasBit = 0x45,
 }
 
-/// Calls that are needed for one purpose and refused for others.
-const BY_ARGUMENT: [(c_long, Verdict); 3] = [
+const CONDITIONS: [Condition; 3] = [
     // What is no thread is a process.
-    (
-        libc::SYS_clone,
-        Verdict::By {
-            argument: 0,
-            test: Test::HasBit,
-            values: &[libc::CLONE_THREAD.unsigned_abs()],
-            found: true,
-        },
-    ),
+    Condition {
+        call: libc::SYS_clone,
+        argument: 0,
+        test: Test::HasBit,
+        values: &[libc::CLONE_THREAD.unsigned_abs()],
+        hit: PERMISSION,
+        miss: REFUSAL,
+    },
     // To speak to the service manager, and to the name service.
-    (
-        libc::SYS_socket,
-        Verdict::By {
-            argument: 0,
-            test: Test::Equal,
-            values: &[libc::AF_UNIX.unsigned_abs()],
-            found: true,
-        },
-    ),
+    Condition {
+        call: libc::SYS_socket,
+        argument: 0,
+        test: Test::Equal,
+        values: &[libc::AF_UNIX.unsigned_abs()],
+        hit: PERMISSION,
+        miss: REFUSAL,
+    },
     // Not input for whoever reads a terminal: TIOCSTI and TIOCLINUX, whose types differ.
-    (
-        libc::SYS_ioctl,
-        Verdict::By {
-            argument: 1,
-            test: Test::Equal,
-            values: &[0x5412, 0x541c],
-            found: false,
-        },
-    ),
+    Condition {
+        call: libc::SYS_ioctl,
+        argument: 1,
+        test: Test::Equal,
+        values: &[0x5412, 0x541c],
+        hit: REFUSAL,
+        miss: PERMISSION,
+    },
 ];
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verdict {
+    Allowed,
+    Refused,
+    /// That depends, on the condition with this number.
+    Depends(u8),
+}
 
 /// Has the kernel refuse these calls to this thread, and to those that it starts.
 pub(super) fn filter() -> io::Result<()> {
@@ -171,7 +174,9 @@ fn ranges() -> Vec<(u32, Verdict)> {
     let mut verdicts = [Verdict::Allowed; UNKNOWN as usize];
     let refused = REFUSED.into_iter().flatten().chain(REFUSED_HERE);
     let refused = refused.map(|call| (*call, Verdict::Refused));
-    for (call, verdict) in refused.chain(BY_ARGUMENT) {
+    let conditions = CONDITIONS.iter().zip(0..);
+    let depends = conditions.map(|(condition, number)| (condition.call, Verdict::Depends(number)));
+    for (call, verdict) in refused.chain(depends) {
         let call = usize::try_from(call).expect("numbers of calls are not negative");
         verdicts[call] = verdict;
     }
@@ -202,30 +207,17 @@ fn search(ranges: &[(u32, Verdict)], program: &mut BpfProgram) {
 
 fn decide(verdict: Verdict, program: &mut BpfProgram) {
     match verdict {
-        Verdict::Allowed => program.push(answer(libc::SECCOMP_RET_ALLOW)),
+        Verdict::Allowed => program.push(answer(PERMISSION)),
         Verdict::Refused => program.push(answer(REFUSAL)),
-        Verdict::By {
-            argument,
-            test,
-            values,
-            found,
-        } => {
-            program.push(load(ARGUMENTS_OFFSET + argument * ARGUMENT_BYTES));
-            let hit = if found {
-                libc::SECCOMP_RET_ALLOW
-            } else {
-                REFUSAL
-            };
-            let miss = if found {
-                REFUSAL
-            } else {
-                libc::SECCOMP_RET_ALLOW
-            };
-            for value in values {
-                program.push(step(test as u16, 0, 1, *value));
-                program.push(answer(hit));
+        Verdict::Depends(number) => {
+            let condition = &CONDITIONS[usize::from(number)];
+            let offset = ARGUMENTS_OFFSET + condition.argument * ARGUMENT_BYTES;
+            program.push(load(offset));
+            for value in condition.values {
+                program.push(step(condition.test as u16, 0, 1, *value));
+                program.push(answer(condition.hit));
             }
-            program.push(answer(miss));
+            program.push(answer(condition.miss));
         }
     }
 }
@@ -246,6 +238,7 @@ const JUMP: u16 = 0x05;
 const JUMP_IF_NOT_LESS: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
+const PERMISSION: u32 = libc::SECCOMP_RET_ALLOW;
 const REFUSAL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
 
 fn load(offset: u32) -> sock_filter {
@@ -301,13 +294,14 @@ mod tests {
     #[test]
     fn every_call_has_its_verdict() {
         let is_listed = |call| REFUSED.concat().contains(&call) || REFUSED_HERE.contains(&call);
-        let is_conditional = |call: c_long| BY_ARGUMENT.iter().any(|(number, _)| *number == call);
+        let is_conditional =
+            |call: c_long| CONDITIONS.iter().any(|condition| condition.call == call);
         let numbers = (0..1000).chain(0x4000_0000..0x4000_0400).chain([u32::MAX]);
         for call in numbers.filter(|call| !is_conditional((*call).into())) {
             let expected = if is_listed(call.into()) || call >= UNKNOWN {
                 REFUSAL
             } else {
-                libc::SECCOMP_RET_ALLOW
+                PERMISSION
             };
             let (found, steps) = run(ARCHITECTURE, call, [0, 0]);
             assert_eq!(found, expected, "{call}");
@@ -321,16 +315,15 @@ mod tests {
             let (found, _) = run(ARCHITECTURE, u32::try_from(call).unwrap(), arguments);
             assert_eq!(found, expected, "{call} {arguments:?}");
         };
-        let allowed = libc::SECCOMP_RET_ALLOW;
         let number = |number: i32| number.unsigned_abs();
         let thread = number(libc::CLONE_VM | libc::CLONE_THREAD);
-        check(libc::SYS_clone, [thread, 0], allowed);
+        check(libc::SYS_clone, [thread, 0], PERMISSION);
         check(libc::SYS_clone, [number(libc::SIGCHLD), 0], REFUSAL);
-        check(libc::SYS_socket, [number(libc::AF_UNIX), 0], allowed);
+        check(libc::SYS_socket, [number(libc::AF_UNIX), 0], PERMISSION);
         for family in [libc::AF_INET, libc::AF_PACKET, libc::AF_NETLINK, 0] {
             check(libc::SYS_socket, [number(family), 0], REFUSAL);
         }
-        check(libc::SYS_ioctl, [0, 0x5421], allowed);
+        check(libc::SYS_ioctl, [0, 0x5421], PERMISSION);
         check(libc::SYS_ioctl, [0, 0x5412], REFUSAL);
         check(libc::SYS_ioctl, [0, 0x541c], REFUSAL);
     }
