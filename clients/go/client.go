@@ -60,6 +60,7 @@ type clientOptions struct {
 	backoff backoff
 	dial    func(context.Context) (net.Conn, error)
 	notice  func(error)
+	silence time.Duration
 }
 
 // A ClientOption is what a client is made with besides an address.
@@ -145,7 +146,11 @@ func (o *clientOptions) connect(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, because(ErrUnreachable, err)
 	}
-	return newConn(ctx, stream, o.name, o.token)
+	silence := o.silence
+	if silence == 0 && stream.RemoteAddr().Network() != "unix" {
+		silence = silenceMax
+	}
+	return newConn(ctx, stream, o.name, o.token, silence)
 }
 
 // Close ends the connection, and with it the client's session entries, subscriptions and mirrors, and returns

@@ -75,18 +75,16 @@ type reply struct {
 }
 
 // newConn begins to speak over a connection, and greets the daemon.
-func newConn(ctx context.Context, stream net.Conn, name, token string) (*Conn, error) {
+func newConn(ctx context.Context, stream net.Conn, name, token string, silence time.Duration) (*Conn, error) {
 	c := &Conn{
 		net:     stream,
+		silent:  silence,
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		gone:    make(chan struct{}),
 		inboxes: make(map[uint64]*inbox),
 	}
 	c.requests.do = c.do
-	if stream.RemoteAddr().Network() == "tcp" {
-		c.silent = silenceMax
-	}
 	// Registered before anything is read: a daemon that is full says so without being asked.
 	greeting, err := c.send(helloRequest(name, token), nil)
 	if err != nil {

@@ -93,8 +93,8 @@ func skipSpace(text string, at int) int {
 
 // skipValue gives the end of the value that begins here, and -1 where none does.
 func skipValue(text string, at int) int {
-	depth := 0
-	for start := at; at < len(text); {
+	depth, start := 0, at
+	for at < len(text) {
 		switch text[at] {
 		case '"':
 			if at = skipString(text, at); at < 0 {
@@ -126,7 +126,7 @@ func skipValue(text string, at int) int {
 	if depth > 0 {
 		return -1
 	}
-	return at
+	return endOf(start, at)
 }
 
 func endOf(start, at int) int {
