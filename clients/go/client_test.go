@@ -487,6 +487,29 @@ func TestAClaimIsKeptUp(t *testing.T) {
 	equal(t, claim.IsHeld(), false)
 }
 
+func TestNobodyElseWritesWhatIsClaimed(t *testing.T) {
+	d := startDaemon(t, "--in-memory")
+	client, other := newClient(t, d.socket), newClient(t, d.socket)
+	ctx := patient(t)
+	claim, err := client.Claim(ctx, "net")
+	check(t, err)
+	_, err = other.Claim(ctx, "net.eth0")
+	wantError(t, err, ErrConflict)
+	_, err = other.Put(ctx, "net.eth0", 1)
+	wantError(t, err, ErrDenied)
+	check(t, err2(client.Put(ctx, "net.eth0", 1)))
+	peers, err := client.Clients(ctx)
+	check(t, err)
+	equal(t, len(peers[0].Claims)+len(peers[1].Claims), 1)
+	claim.Close()
+	check(t, client.Ping(ctx))
+	claim, err = other.Claim(ctx, "net.eth0")
+	check(t, err)
+	_, err = client.Put(ctx, "net.eth0", 1)
+	wantError(t, err, ErrDenied)
+	claim.Close()
+}
+
 func TestSessionEntriesComeBackWithTheDaemon(t *testing.T) {
 	directory := t.TempDir()
 	d := startDaemon(t, "--data-dir", directory+"/data", "--runtime-dir", directory+"/run")

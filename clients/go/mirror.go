@@ -147,6 +147,11 @@ func (m *Mirror[T]) WaitSynced(ctx context.Context) error {
 	case <-ctx.Done():
 		return &unreachable{ctx.Err(), m.Err()}
 	case <-m.ended:
+	}
+	select {
+	case <-m.synced:
+		return nil
+	default:
 		return m.Err()
 	}
 }
