@@ -3,13 +3,17 @@
 //! The stories beside this file are what a client or a daemon in any language is tested with;
 //! `README.md` tells their format. They are played here to a broker in memory and to the daemon
 //! over a Unix socket and over TCP, with whole lines and with one byte at a time, and once more by the
-//! runner `run`, which is there for others. So what a story says is so.
+//! runner `run`, which is there for others. So what a story says is so. `guide` runs the client of
+//! `docs/writing-a-client.md`.
 
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 #[path = "../support/daemon.rs"]
 mod daemon;
+#[path = "../support/document.rs"]
+mod document;
+mod guide;
 mod memory;
 mod player;
 mod runner;
@@ -70,6 +74,45 @@ fn play_over(way: Way, other: &str) {
                 panic!("{way:?}, in pieces of {piece} bytes: {failure}");
             }
         }
+    }
+}
+
+/// Every op of the protocol and every error that needs no rules and no broken storage is in some story.
+#[test]
+fn the_stories_leave_nothing_out() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let protocol = std::fs::read_to_string(root.join("docs/protocol.md")).unwrap();
+    let mut told = String::new();
+    for story in stories() {
+        told += &std::fs::read_to_string(folder().join(story.name + ".jsonl")).unwrap();
+    }
+    let (_, errors) = protocol.split_once("\n## Errors\n").unwrap();
+    let (errors, _) = errors.split_once("\n## ").unwrap();
+    let codes = errors.lines().filter_map(|line| {
+        let (code, _) = line.strip_prefix("| `")?.split_once('`')?;
+        Some(code)
+    });
+    let codes: Vec<&str> = codes
+        .filter(|code| !["read_only", "internal"].contains(code))
+        .collect();
+    assert!(codes.len() > 5, "{codes:?}");
+    for code in codes {
+        let is_told = told.contains(&format!("\"error\":\"{code}\""));
+        assert!(is_told, "no story has the error {code}");
+    }
+    let (_, operations) = protocol.split_once("\n## Operations\n").unwrap();
+    let (operations, _) = operations.split_once("\n## ").unwrap();
+    let ops = operations
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "));
+    let ops: Vec<&str> = ops
+        .flat_map(|heading| heading.split(" and "))
+        .filter_map(|heading| heading.split(' ').next())
+        .collect();
+    assert!(ops.len() > 8, "{ops:?}");
+    for op in ops {
+        let is_told = told.contains(&format!("\"op\":\"{op}\""));
+        assert!(is_told, "no story has the op {op}");
     }
 }
 
