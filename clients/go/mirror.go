@@ -256,16 +256,19 @@ func (m *Mirror[T]) lost(err error) {
 // follow goes on from where the copy stands, until the connection ends.
 func (m *Mirror[T]) follow(ctx context.Context, conn *Conn) error {
 	wanted := m.wanted
-	wanted.since = m.view.position // nobody else writes it
+	position := m.view.position // nobody else writes it
+	isWhole := position == Position{}
+	if !isWhole {
+		wanted.since = &position
+	}
 	in, answer, err := conn.subscribe(ctx, wanted.request())
 	if err != nil {
 		return err
 	}
 	defer conn.unsubscribe(in)
 	m.lost(nil)
-	// What was told since the last cut; whether that is a whole state, from nothing on.
+	// What was told since the last cut, which may be a whole state, from nothing on.
 	var told []Event
-	isWhole := wanted.since == Position{}
 	compactBeyond := inboxEventsMax
 	for {
 		// All that is there at once: who was slow is told the newest.

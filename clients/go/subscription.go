@@ -62,14 +62,14 @@ var (
 // Since goes on at a position: only what has changed after it comes before the first EventSync. Where the daemon
 // can't tell that any more, EventReset comes first.
 func Since(position Position) SubscribeOption {
-	return subscribeOption(func(w *wanted) { w.since = position })
+	return subscribeOption(func(w *wanted) { w.since = &position })
 }
 
 // A wanted is what is to be subscribed to.
 type wanted struct {
 	pattern                  string
 	exact, changesOnly, cuts bool
-	since                    Position // the zero Position: from the start
+	since                    *Position // nil: from the start
 }
 
 func (w wanted) request() request {
@@ -79,7 +79,7 @@ func (w wanted) request() request {
 		r.fields = append(r.fields, `,"initial":false`...)
 	}
 	r.flag("cuts", w.cuts)
-	if w.since != (Position{}) {
+	if w.since != nil {
 		r.number("since", w.since.Rev)
 		r.text("epoch", w.since.Epoch)
 	}
@@ -150,7 +150,9 @@ func (c *Client) Follow(
 	if err := checkPattern(pattern); err != nil {
 		return err
 	}
-	f.position, f.hasPosition = f.wanted.since, f.wanted.since != (Position{})
+	if f.since != nil {
+		f.position, f.hasPosition = *f.since, true
+	}
 	for {
 		conn, err := c.Conn(ctx)
 		if err == nil {
@@ -200,9 +202,9 @@ func (f *follower) follow(ctx context.Context, conn *Conn) error {
 			return err
 		}
 	}
-	f.since = Position{}
+	f.since = nil
 	if f.hasPosition {
-		f.since = f.position
+		f.since = &f.position
 	}
 	in, answer, err := conn.subscribe(ctx, f.request())
 	if err != nil {

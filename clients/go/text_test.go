@@ -142,7 +142,7 @@ func TestRequestsAreTheLinesOfTheProtocol(t *testing.T) {
 		{new(Batch).request(), `,"op":"batch","ops":[]`},
 		{new(Batch).Check("a", 1).Put("b", "x").Delete("c.*").request(),
 			`,"op":"batch","ops":[{"op":"check","key":"a","if_rev":1},{"op":"put","key":"b","value":"x"},{"op":"delete","key":"c.*"}]`},
-		{wanted{pattern: "a", exact: true, changesOnly: true, cuts: true, since: Position{"e", 5}}.request(),
+		{wanted{pattern: "a", exact: true, changesOnly: true, cuts: true, since: &Position{"e", 5}}.request(),
 			`,"op":"subscribe","key":"a","exact":true,"initial":false,"cuts":true,"since":5,"epoch":"e"`},
 	} {
 		check(t, test.request.err)
