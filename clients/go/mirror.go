@@ -42,6 +42,8 @@ type Cut[T any] struct {
 	// IsReset: all entries were told anew, for the first time or because the history was lost, and compared with
 	// the copy. What changed and changed back meanwhile is not among the changes.
 	IsReset bool
+	// View is the copy, which stands still until the handler returns. It must not be used afterwards.
+	View *View[T]
 }
 
 // Handlers are the functions that a mirror calls, one after the other, after the copy has moved on and before
@@ -182,13 +184,7 @@ func (m *Mirror[T]) View(look func(*View[T])) {
 func (m *Mirror[T]) Snapshot() map[string]T {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	all := make(map[string]T, len(m.view.entries))
-	for key, held := range m.view.entries {
-		if held.value != nil {
-			all[key] = *held.value
-		}
-	}
-	return all
+	return m.view.Snapshot()
 }
 
 // Get reads a key's value. It tells whether there is one of the type.
@@ -198,6 +194,17 @@ func (v *View[T]) Get(key string) (value T, ok bool) {
 		return value, false
 	}
 	return *held.value, true
+}
+
+// Snapshot gives all values of the type by key, the caller's to keep.
+func (v *View[T]) Snapshot() map[string]T {
+	all := make(map[string]T, len(v.entries))
+	for key, held := range v.entries {
+		if held.value != nil {
+			all[key] = *held.value
+		}
+	}
+	return all
 }
 
 // Raw reads a key's value as it is, and its revision.
@@ -306,7 +313,7 @@ func (m *Mirror[T]) apply(events []Event, isWhole bool, position Position) Cut[T
 	for i, event := range events {
 		newest[event.Key] = i
 	}
-	cut := Cut[T]{Rev: position.Rev, IsReset: isWhole}
+	cut := Cut[T]{Rev: position.Rev, IsReset: isWhole, View: &m.view}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, event := range events {
