@@ -65,6 +65,11 @@ func TestThePutsFate(t *testing.T) {
 					continue
 				}
 				if what == "hello" {
+					// It is not sent again.
+					err := <-told
+					client.Close()
+					p.expectEnd()
+					told <- err
 					break
 				}
 				id, _ := p.receive()
@@ -261,6 +266,18 @@ func TestAPeerThatIsNoDaemonIsLeft(t *testing.T) {
 		p.send(line)
 		wantError(t, <-told, ErrProtocol)
 	}
+}
+
+func TestAnAnswerToAnotherRequestEndsTheConnection(t *testing.T) {
+	f := newFake(t)
+	client := newClient(t, f.address())
+	told := make(chan error, 1)
+	go func() { told <- err2(client.Put(patient(t), "a", 1)) }()
+	p := f.greet()
+	p.receive()
+	p.answer("9", `"ok":true,"rev":1`)
+	wantError(t, <-told, ErrUnanswered, ErrProtocol)
+	p.expectEnd()
 }
 
 func TestASilentPeerIsGivenUp(t *testing.T) {
