@@ -6,15 +6,17 @@ use std::rc::Rc;
 
 use nkv::wire::{Answer, Failure, Happening, Incoming, Lifetime};
 
-use super::model::{List, Model, Refused, Request, Value, matches};
+use super::model::{By, List, Model, Refused, Request, Value};
+use super::pattern::matches;
+use super::rights::View;
 use super::subscriber::{Subscriber, Told};
 
 /// A connection.
 pub(crate) struct Desk {
     /// Its number on the bench.
     pub(crate) client: usize,
-    /// Its number in the model, never used again.
-    pub(crate) owner: u64,
+    /// Its number in the model, never used again, and what it may do.
+    pub(crate) by: By,
     /// Requests that the broker has not carried out.
     pub(crate) sent: VecDeque<(Option<String>, Request)>,
     pub(crate) expected: VecDeque<(Option<String>, Expected)>,
@@ -41,6 +43,8 @@ pub(crate) struct Deletion {
     pub(crate) rev: u64,
     pub(crate) deleted: u64,
     pub(crate) last: Option<String>,
+    /// What its client might do while it went on.
+    pub(crate) views: Vec<View>,
 }
 
 /// An answer that is to come.
@@ -88,17 +92,19 @@ pub(crate) struct Page {
     pub(crate) asked: List,
     pub(crate) limit: usize,
     pub(crate) rev: u64,
-    /// Every entry behind `after` when the list began.
+    /// Every entry behind `after` when the list began, seen or not.
     pub(crate) all: Vec<Listed>,
+    /// What its client might see while the list was made.
+    pub(crate) views: Vec<View>,
     /// Whether it may have taken several turns, in which others wrote.
     pub(crate) spans: bool,
 }
 
 impl Desk {
-    pub(crate) fn new(client: usize, owner: u64, syncs: BTreeMap<String, u64>) -> Desk {
+    pub(crate) fn new(client: usize, by: By, syncs: BTreeMap<String, u64>) -> Desk {
         Desk {
             client,
-            owner,
+            by,
             sent: VecDeque::new(),
             expected: VecDeque::new(),
             held: VecDeque::new(),
@@ -123,6 +129,25 @@ impl Desk {
         let (line, id, request) = self.held.pop_front()?;
         self.sent.push_back((id, request));
         Some(line)
+    }
+
+    /// The rules have changed. Subscriptions whose answer is not read yet begin under the old ones.
+    pub(crate) fn set_view(&mut self, view: View) {
+        let answers = self.expected.iter_mut();
+        for (_, expected) in answers {
+            match expected {
+                Expected::Subscribed { subscriber, .. } => subscriber.set_view(&view),
+                Expected::List(page) if page.spans => page.views.push(view.clone()),
+                _ => {}
+            }
+        }
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.set_view(&view);
+        }
+        if let Some(deletion) = &mut self.deletion {
+            deletion.views.push(view.clone());
+        }
+        self.by.view = view;
     }
 
     pub(crate) fn receive(&mut self, bytes: &[u8], is_fresh: bool, model: &Model) {
@@ -273,8 +298,9 @@ impl Deletion {
     /// Nothing that was there when the deletion began, and has not been put since, is there still.
     pub(crate) fn check_survivors(&self, model: &Model) {
         for key in model.keys_matching(&self.pattern) {
+            let is_swept = self.views.iter().all(|view| view.sweeps(&key));
             assert!(
-                model.rev_of(&key) > self.since,
+                model.rev_of(&key) > self.since || !is_swept,
                 "{key} survives the deletion of {}",
                 self.pattern
             );
@@ -295,11 +321,17 @@ impl Page {
         if self.spans {
             return self.check_spanning(&told, answer.more, model);
         }
-        assert_eq!(&self.all[..told.len()], told, "the entries of {self:?}");
-        assert_eq!(answer.more, told.len() < self.all.len(), "whether more is");
+        let seen = self
+            .all
+            .iter()
+            .filter(|entry| self.views[0].sees(&entry.key));
+        let seen: Vec<&Listed> = seen.collect();
+        let is_next = told.iter().eq(seen.iter().copied().take(told.len()));
+        assert!(is_next, "the entries of {self:?}: {told:?}");
+        assert_eq!(answer.more, told.len() < seen.len(), "whether more is");
         if answer.more && told.len() < self.limit {
             // Cut for its size, which is no reason to give nothing.
-            let next = &self.all[told.len()];
+            let next = seen[told.len()];
             let key_and_value = next.key.len() + next.value.as_ref().map_or(0, |value| value.len());
             let enough = answer.line.len() + key_and_value + 64;
             let is_full = enough as u64 > model.limits.message || self.asked.keys_only;
@@ -326,6 +358,8 @@ impl Page {
                 "{key} does not match"
             );
             last = Some(key);
+            let is_seen = self.views.iter().any(|view| view.sees(key));
+            assert!(is_seen, "{key} is listed for one who may not see it");
             let then = model.change(key, entry.rev).flatten();
             assert!(then.is_some(), "{key} was not put at {}", entry.rev);
             if !self.asked.keys_only {
@@ -337,9 +371,10 @@ impl Page {
         for entry in &self.all {
             let is_lasting = model.rev_of(&entry.key) == entry.rev;
             let is_told = told.iter().any(|told| told.key == entry.key);
+            let is_seen = self.views.iter().all(|view| view.sees(&entry.key));
             let is_behind = more && last.is_none_or(|last| entry.key.as_str() > last);
             assert!(
-                is_told || !is_lasting || is_behind,
+                is_told || !is_lasting || is_behind || !is_seen,
                 "{} is not told",
                 entry.key
             );

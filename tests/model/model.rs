@@ -4,9 +4,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
+use nkv::access::{Action, rank};
 use nkv::journal::{ORPHAN_PATIENCE, Writable};
 use nkv::keyspace::Class;
 use nkv::wire::{ErrorCode, Lifetime, Limits, Payload};
+
+use super::pattern::matches;
+use super::rights::View;
 
 pub(crate) type Value = Rc<Payload<'static>>;
 
@@ -110,6 +114,13 @@ pub(crate) struct Model {
     pub(crate) writable: Writable,
 }
 
+/// Who asks: a connection, by its number, and what it may do.
+#[derive(Clone, Debug)]
+pub(crate) struct By {
+    pub(crate) owner: u64,
+    pub(crate) view: View,
+}
+
 /// Keys and revisions and values of a part of the keyspace.
 pub(crate) type Picture = BTreeMap<String, (u64, Value)>;
 
@@ -127,23 +138,6 @@ impl Cover {
     pub(crate) fn covers(&self, key: &str) -> bool {
         matches(&self.pattern, self.exact, key)
     }
-}
-
-/// Whether a pattern matches a key, or covers it where it is not exact.
-pub(crate) fn matches(pattern: &str, exact: bool, key: &str) -> bool {
-    fn go(pattern: &[&str], exact: bool, key: &[&str]) -> bool {
-        match (pattern, key) {
-            (["*"], _) | ([], []) => true,
-            ([], _) => !exact,
-            ([first, pattern @ ..], [segment, key @ ..]) => {
-                (*first == "*" || first == segment) && go(pattern, exact, key)
-            }
-            _ => false,
-        }
-    }
-    let pattern: Vec<&str> = pattern.split('.').collect();
-    let key: Vec<&str> = key.split('.').collect();
-    go(&pattern, exact, &key)
 }
 
 fn refused(code: ErrorCode) -> Refused {
@@ -218,13 +212,13 @@ impl Model {
     }
 
     /// The revision, and whether the value was there before.
-    pub(crate) fn put(&mut self, put: &Put, owner: u64) -> Result<(u64, bool), Refused> {
+    pub(crate) fn put(&mut self, put: &Put, by: &By) -> Result<(u64, bool), Refused> {
         let before = self.size();
-        let lifetime = terms(put)?;
+        let lifetime = terms(put, &by.view)?;
         self.judge(&put.key, put.if_rev)?;
         if self.is_unchanged(put, lifetime) {
             self.check_renewal(put, lifetime)?;
-            self.renew(put, lifetime, owner);
+            self.renew(put, lifetime, by.owner);
             return Ok((self.rev_of(&put.key), true));
         }
         self.check_put(&put.key, lifetime)?;
@@ -233,33 +227,37 @@ impl Model {
         let new = put.key.len() + put.value.len();
         let after = (before.0 + 1 - old.0, before.1 + new as u64 - old.1 as u64);
         self.check_quota(before, after)?;
-        self.set(put, lifetime, owner);
+        self.set(put, lifetime, by.owner);
         Ok((self.rev, false))
     }
 
     /// All or nothing: carried out on a copy that replaces the model if nothing is refused.
-    pub(crate) fn batch(&mut self, items: &[Item], owner: u64) -> Result<u64, Refused> {
+    pub(crate) fn batch(&mut self, items: &[Item], by: &By) -> Result<u64, Refused> {
         let mut copy = self.clone();
         for (at, item) in items.iter().enumerate() {
             let done = match item {
-                Item::Check(key, if_rev) => self.judge(key, Some(*if_rev)),
-                Item::Put(put) => terms(put).and_then(|lifetime| {
+                Item::Check(key, if_rev) => {
+                    may(by, &[Action::Read], key).and_then(|()| self.judge(key, Some(*if_rev)))
+                }
+                Item::Put(put) => terms(put, &by.view).and_then(|lifetime| {
                     self.judge(&put.key, put.if_rev)?;
                     if copy.is_unchanged(put, lifetime) {
                         copy.check_renewal(put, lifetime)?;
-                        copy.renew(put, lifetime, owner);
+                        copy.renew(put, lifetime, by.owner);
                         return Ok(());
                     }
                     copy.check_put(&put.key, lifetime)?;
-                    copy.set(put, lifetime, owner);
+                    copy.set(put, lifetime, by.owner);
                     Ok(())
                 }),
-                Item::Delete(key, if_rev) => self.judge(key, *if_rev).and_then(|()| {
+                Item::Delete(key, if_rev) => may_delete(by, key, *if_rev).and_then(|()| {
+                    self.judge(key, *if_rev)?;
                     copy.check_there(key)?;
                     copy.delete(key);
                     Ok(())
                 }),
-                Item::DeleteAll(pattern) => copy.delete_all(pattern).map(drop),
+                Item::DeleteAll(pattern) => may_some(by, Action::Write, pattern, true)
+                    .and_then(|()| copy.delete_all(pattern, &by.view).map(drop)),
             };
             done.map_err(|refused| Refused {
                 at: Some(at as u64),
@@ -272,16 +270,23 @@ impl Model {
         Ok(self.rev)
     }
 
-    pub(crate) fn delete_if(&mut self, key: &str, if_rev: Option<u64>) -> Result<bool, Refused> {
+    pub(crate) fn delete_if(
+        &mut self,
+        key: &str,
+        if_rev: Option<u64>,
+        by: &By,
+    ) -> Result<bool, Refused> {
+        may_delete(by, key, if_rev)?;
         self.judge(key, if_rev)?;
         self.check_there(key)?;
         Ok(self.delete(key))
     }
 
-    /// Deletes what a pattern matches, in the order of keys up to the first that can't be, and returns
-    /// how many.
-    pub(crate) fn delete_all(&mut self, pattern: &str) -> Result<u64, Refused> {
-        let keys = self.keys_matching(pattern);
+    /// Deletes what a pattern matches and a client may delete in passing, in the order of keys up to the
+    /// first that can't be, and returns how many.
+    pub(crate) fn delete_all(&mut self, pattern: &str, view: &View) -> Result<u64, Refused> {
+        let mut keys = self.keys_matching(pattern);
+        keys.retain(|key| view.sweeps(key));
         for key in &keys {
             self.check_there(key)?;
             self.delete(key);
@@ -450,13 +455,48 @@ impl Model {
     }
 }
 
-/// The lifetime that a put asks for.
-fn terms(put: &Put) -> Result<Lifetime, Refused> {
-    match (put.lifetime, put.ttl) {
-        (Some(Lifetime::Durable), Some(_)) => Err(refused(ErrorCode::BadRequest)),
-        (Some(lifetime), _) => Ok(lifetime),
-        (None, Some(_)) => Ok(Lifetime::Boot),
-        (None, None) => Ok(Lifetime::Durable),
+/// What a put makes of a lifetime, if the client may put this key at all.
+fn terms(put: &Put, view: &View) -> Result<Lifetime, Refused> {
+    let conditional = put.if_rev.is_some() || put.if_changed;
+    let is_allowed = view.may(Action::Write, &put.key) && (!conditional || view.sees(&put.key));
+    let longest = view.longest_lifetime(&put.key);
+    let is_longer = |lifetime| longest.is_some_and(|longest| rank(lifetime) > rank(longest));
+    let by_default = put.ttl.map_or(Lifetime::Durable, |_| Lifetime::Boot);
+    let lifetime = match put.lifetime {
+        Some(lifetime) if is_longer(lifetime) => return Err(refused(ErrorCode::Denied)),
+        _ if !is_allowed => return Err(refused(ErrorCode::Denied)),
+        Some(lifetime) => lifetime,
+        None if is_longer(by_default) => longest.expect("it is bounded"),
+        None => by_default,
+    };
+    match (lifetime, put.ttl) {
+        (Lifetime::Durable, Some(_)) => Err(refused(ErrorCode::BadRequest)),
+        (lifetime, _) => Ok(lifetime),
+    }
+}
+
+/// Refuses what a client may not do to a key.
+pub(crate) fn may(by: &By, actions: &[Action], key: &str) -> Result<(), Refused> {
+    if actions.iter().all(|action| by.view.may(*action, key)) {
+        Ok(())
+    } else {
+        Err(refused(ErrorCode::Denied))
+    }
+}
+
+/// Refuses what a client may do to no key of a pattern, as far as its rules tell.
+pub(crate) fn may_some(by: &By, action: Action, pattern: &str, exact: bool) -> Result<(), Refused> {
+    if by.view.may_some(action, pattern, exact) {
+        Ok(())
+    } else {
+        Err(refused(ErrorCode::Denied))
+    }
+}
+
+fn may_delete(by: &By, key: &str, if_rev: Option<u64>) -> Result<(), Refused> {
+    match if_rev {
+        Some(_) => may(by, &[Action::Write, Action::Read], key),
+        None => may(by, &[Action::Write], key),
     }
 }
 

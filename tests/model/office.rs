@@ -7,23 +7,32 @@
 //! could not foretell them: the order in which entries end that end at the same time, and how far a
 //! deletion by pattern got that takes several turns.
 //!
+//! Each seat is another user's, and one is taken by somebody over TCP. The rules who may do what can be
+//! replaced between two turns.
+//!
 //! When storage does not take a turn, the model goes back to where the turn began, and carries out again
 //! what it has carried out, with what storage says that it can keep.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use base64::Engine;
-use nkv::broker::Broker;
+use nkv::access::{Action, Names, Rules, Subject};
+use nkv::broker::{Broker, Peer};
 use nkv::journal::{Storage, Writable};
 use nkv::keyspace::{Class, Time};
 use nkv::wire::{ErrorCode, Limits, Payload};
 
 use super::acts::{self, Act, Ask, Condition, JSON, KEYS, NAMES, PATTERNS, SEATS, Since, Taste};
 use super::desk::{Deletion, Desk, Expected, Listed, Page};
-use super::model::{Cover, Item, List, Model, Put, Request, Subscribe, Value, matches};
+use super::model::{
+    By, Cover, Item, List, Model, Put, Refused, Request, Subscribe, Value, may, may_some,
+};
+use super::pattern::matches;
+use super::rights::{Rights, View};
 use super::subscriber::Subscriber;
-use super::support::{Bench, Phase, unix_peer};
+use super::support::{Bench, Phase};
 
 /// How many entries the broker lets end a turn, at least, where so many are to end.
 const ENDINGS_PER_TURN: usize = 1000;
@@ -39,6 +48,7 @@ pub(crate) struct Office {
 
 struct World {
     model: Model,
+    rights: Option<Rc<Rights>>,
     seats: Vec<Option<Desk>>,
     /// What each seat knows of the last `sync` under each name, connected or not.
     syncs: Vec<BTreeMap<String, u64>>,
@@ -70,6 +80,7 @@ impl Office {
             bench,
             world: World {
                 model: Model::new(limits),
+                rights: None,
                 seats: (0..SEATS).map(|_| None).collect(),
                 syncs: vec![BTreeMap::new(); SEATS],
                 requests: 0,
@@ -99,6 +110,18 @@ impl Office {
             Act::Break(class) => self.bench.storage.break_down(*class),
             Act::Mend(class) => self.bench.storage.mend(*class),
             Act::Restart => self.restart(),
+            Act::Rules(rights) => self.set_rights(rights.clone().map(Rc::new)),
+        }
+    }
+
+    fn set_rights(&mut self, rights: Option<Rc<Rights>>) {
+        self.bench.set_rules(rights.as_deref().map(rules));
+        self.world.rights = rights;
+        for seat in 0..SEATS {
+            let view = self.world.view(seat);
+            if let Some(desk) = &mut self.world.seats[seat] {
+                desk.set_view(view);
+            }
         }
     }
 
@@ -114,6 +137,8 @@ impl Office {
             }
         }
         self.bench.restart();
+        let rights = self.world.rights.as_deref();
+        self.bench.set_rules(rights.map(rules));
         self.world.requests = 0;
         self.world.model.restart(self.bench.storage.floor());
         self.world.compare(&self.bench.broker);
@@ -203,18 +228,15 @@ impl Office {
     }
 
     fn desk(&mut self, seat: usize) -> &mut Desk {
+        let view = self.world.view(seat);
         let World {
-            seats,
-            model: _,
-            syncs,
-            ids,
-            ..
+            seats, syncs, ids, ..
         } = &mut self.world;
         let bench = &mut self.bench;
         seats[seat].get_or_insert_with(|| {
             *ids += 1;
-            let client = bench.connect(unix_peer()).expect("there is room for a few");
-            Desk::new(client, *ids, syncs[seat].clone())
+            let client = bench.connect(peer(seat)).expect("there is room for a few");
+            Desk::new(client, By { owner: *ids, view }, syncs[seat].clone())
         })
     }
 
@@ -235,7 +257,7 @@ impl Office {
     fn disconnect(&mut self, seat: usize) {
         if let Some(desk) = self.world.seats[seat].take() {
             self.bench.disconnect(desk.client);
-            self.world.model.departed.insert(desk.owner);
+            self.world.model.departed.insert(desk.by.owner);
             self.world.syncs[seat] = desk.syncs;
         }
     }
@@ -259,6 +281,13 @@ impl World {
     fn id(&mut self) -> String {
         self.ids += 1;
         (self.ids + 1000).to_string()
+    }
+
+    fn view(&self, seat: usize) -> View {
+        View {
+            rights: self.rights.clone(),
+            subject: subject(seat),
+        }
     }
 
     fn pump(&mut self, seat: usize, bench: &mut Bench) {
@@ -336,19 +365,8 @@ impl World {
                 Request::DeleteAll(pattern) if self.turn.before.is_some() => {
                     self.delete_at_once(&mut desk, &pattern)
                 }
-                Request::DeleteAll(pattern) => {
-                    let since = self.model.rev;
-                    desk.deletion = Some(Deletion {
-                        pattern,
-                        since,
-                        rev: since,
-                        deleted: 0,
-                        last: None,
-                    });
-                    self.delete_on(&mut desk, broker);
-                    Expected::Deleted
-                }
-                Request::List(list) => Expected::List(self.list(list, is_last && may_go_on)),
+                Request::DeleteAll(pattern) => self.begin_deletion(&mut desk, pattern, broker),
+                Request::List(list) => self.list(&desk, list, is_last && may_go_on),
                 request => self.carry_out(&mut desk, request),
             };
             if let Some(deletion) = desk.deletion.as_ref().filter(|_| !is_last || !may_go_on) {
@@ -424,9 +442,7 @@ impl World {
                     subscriber,
                 }
             }
-            (Request::List(list), _) if has_written => {
-                Expected::List(self.list(list.clone(), false))
-            }
+            (Request::List(list), _) if has_written => self.list(desk, list.clone(), false),
             (Request::DeleteAll(pattern), _) => self.delete_at_once(desk, pattern),
             (Request::Get(_) | Request::Stats, _) if has_written => {
                 self.carry_out(desk, request.clone())
@@ -436,11 +452,31 @@ impl World {
         }
     }
 
+    /// A deletion by pattern that may take several turns.
+    fn begin_deletion(&mut self, desk: &mut Desk, pattern: String, broker: &Broker) -> Expected {
+        if let Err(refused) = may_some(&desk.by, Action::Write, &pattern, true) {
+            return Expected::NotDeleted(refused);
+        }
+        let since = self.model.rev;
+        desk.deletion = Some(Deletion {
+            pattern,
+            since,
+            rev: since,
+            deleted: 0,
+            last: None,
+            views: vec![desk.by.view.clone()],
+        });
+        self.delete_on(desk, broker);
+        Expected::Deleted
+    }
+
     /// A deletion by pattern that takes no more than its turn.
     fn delete_at_once(&mut self, desk: &mut Desk, pattern: &str) -> Expected {
         let since = self.model.rev;
         desk.deletion = None;
-        match self.model.delete_all(pattern) {
+        let done = may_some(&desk.by, Action::Write, pattern, true)
+            .and_then(|()| self.model.delete_all(pattern, &desk.by.view));
+        match done {
             Ok(deleted) => {
                 desk.deletion = Some(Deletion {
                     pattern: pattern.to_owned(),
@@ -448,6 +484,7 @@ impl World {
                     rev: self.model.rev,
                     deleted,
                     last: None,
+                    views: vec![desk.by.view.clone()],
                 });
                 Expected::Deleted
             }
@@ -462,6 +499,10 @@ impl World {
             assert!(
                 matches(&deletion.pattern, true, &key),
                 "{key} does not match"
+            );
+            assert!(
+                desk.by.view.sweeps(&key),
+                "{key} is deleted by one who may not"
             );
             let is_next = deletion.last.as_ref().is_none_or(|last| *last < key);
             assert!(is_next, "{key} is deleted after {:?}", deletion.last);
@@ -497,7 +538,10 @@ impl World {
         };
     }
 
-    fn list(&self, asked: List, spans: bool) -> Page {
+    fn list(&self, desk: &Desk, asked: List, spans: bool) -> Expected {
+        if let Err(refused) = may_some(&desk.by, Action::Read, &asked.pattern, true) {
+            return Expected::Refused(refused);
+        }
         let behind = |key: &String| asked.after.as_ref().is_none_or(|after| after < key);
         let keys = self
             .model
@@ -507,13 +551,14 @@ impl World {
         let all = keys.map(|key| self.listed(key, asked.keys_only)).collect();
         let limit = asked.limit.unwrap_or(u64::MAX).min(self.model.limits.page);
         let limit = usize::try_from(limit).expect("a page is small");
-        Page {
+        Expected::List(Page {
             asked,
             limit,
             rev: self.model.rev,
             all,
+            views: vec![desk.by.view.clone()],
             spans,
-        }
+        })
     }
 
     fn listed(&self, key: String, keys_only: bool) -> Listed {
@@ -533,15 +578,18 @@ impl World {
         let model = &mut self.model;
         let expected = match request {
             Request::Put(put) => {
-                let done = model.put(&put, desk.owner);
+                let done = model.put(&put, &desk.by);
                 done.map(|(rev, unchanged)| Expected::Written { rev, unchanged })
             }
-            Request::Get(key) if model.entries.contains_key(&key) => {
-                Ok(Expected::Entry(self.listed(key, false)))
-            }
-            Request::Get(_) => Err(ErrorCode::NotFound.into()),
+            Request::Get(key) => match may(&desk.by, &[Action::Read], &key) {
+                Err(refused) => Err(refused),
+                Ok(()) if model.entries.contains_key(&key) => {
+                    Ok(Expected::Entry(self.listed(key, false)))
+                }
+                Ok(()) => Err(ErrorCode::NotFound.into()),
+            },
             Request::Delete(key, if_rev) => {
-                let done = model.delete_if(&key, if_rev);
+                let done = model.delete_if(&key, if_rev, &desk.by);
                 let rev = model.rev;
                 done.map(|deleted| Expected::DeletedKey {
                     deleted: deleted.into(),
@@ -549,7 +597,7 @@ impl World {
                 })
             }
             Request::Batch(items) => {
-                let done = model.batch(&items, desk.owner);
+                let done = model.batch(&items, &desk.by);
                 done.map(|rev| Expected::Written {
                     rev,
                     unchanged: false,
@@ -569,12 +617,10 @@ impl World {
         expected.unwrap_or_else(Expected::Refused)
     }
 
-    fn subscribe(
-        &self,
-        desk: &mut Desk,
-        subscribe: &Subscribe,
-    ) -> Result<Expected, super::model::Refused> {
+    fn subscribe(&self, desk: &mut Desk, subscribe: &Subscribe) -> Result<Expected, Refused> {
         let name = subscribe.name;
+        let Cover { pattern, exact } = &subscribe.cover;
+        may_some(&desk.by, Action::Read, pattern, *exact)?;
         if desk.names.contains(name) {
             return Err(ErrorCode::Conflict.into());
         }
@@ -582,7 +628,7 @@ impl World {
             return Err(ErrorCode::Limit.into());
         }
         desk.names.insert(name);
-        let subscriber = Box::new(Subscriber::new(subscribe, &self.model));
+        let subscriber = Box::new(Subscriber::new(subscribe, &desk.by.view, &self.model));
         Ok(Expected::Subscribed {
             name,
             rev: self.model.rev,
@@ -841,6 +887,51 @@ impl World {
             ),
         }
     }
+}
+
+/// Who sits where: two users of the machine, and somebody from outside.
+fn subject(seat: usize) -> Subject {
+    match seat {
+        0 => Subject::User {
+            uid: 1000,
+            gids: vec![1000, 50],
+        },
+        1 => Subject::User {
+            uid: 1001,
+            gids: vec![50, 60],
+        },
+        _ => Subject::Tcp,
+    }
+}
+
+fn peer(seat: usize) -> Peer {
+    match subject(seat) {
+        Subject::User { uid, gids } => Peer::Unix {
+            pid: 1,
+            uid,
+            gid: gids[0],
+            groups: gids[1..].to_vec(),
+        },
+        Subject::Tcp => Peer::Tcp(([127, 0, 0, 1], 9).into()),
+    }
+}
+
+/// The rules as the daemon reads them.
+fn rules(rights: &Rights) -> Arc<Rules> {
+    struct Nobody;
+
+    impl Names for Nobody {
+        fn user(&self, _: &str) -> Option<u32> {
+            None
+        }
+
+        fn group(&self, _: &str) -> Option<u32> {
+            None
+        }
+    }
+
+    let rules = Rules::parse(&rights.to_string(), &Nobody);
+    Arc::new(rules.expect("they are written as they should be"))
 }
 
 /// A value, and the field that it travels in.
