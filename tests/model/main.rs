@@ -11,6 +11,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "only what reads the command line is played")]
+#[path = "../../src/bin/nkv-server/arguments.rs"]
+mod arguments;
+#[allow(dead_code, reason = "only what reads the command line is played")]
+#[path = "../../src/bin/nkv-server/places.rs"]
+mod places;
+
 mod acts;
 mod desk;
 mod journals;

@@ -51,3 +51,28 @@ fn sessions() {
 fn journals() {
     play("journal", targets::journal);
 }
+
+#[test]
+fn rules() {
+    play("rules", targets::rules);
+}
+
+#[test]
+fn options() {
+    play("options", targets::options);
+}
+
+#[test]
+fn addresses() {
+    play("address", targets::address);
+}
+
+#[test]
+fn tokens() {
+    play("token", targets::token);
+}
+
+#[test]
+fn histories() {
+    play("history", targets::history);
+}

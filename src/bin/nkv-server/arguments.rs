@@ -148,7 +148,7 @@ fn policy(text: &str) -> Result<Policy, String> {
         None if text == "interval" => Ok(Policy::Interval(SYNC_INTERVAL)),
         None if text == "never" => Ok(Policy::Never),
         Some(("interval", milliseconds)) => {
-            let milliseconds = milliseconds.parse().map_err(|_| unknown())?;
+            let milliseconds = digits(milliseconds).ok_or_else(unknown)?;
             Ok(Policy::Interval(Duration::from_millis(at_least(
                 1,
                 milliseconds,
@@ -194,9 +194,8 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
             options.send_buffer = Some(usize::try_from(size(value)?).map_err(|e| e.to_string())?);
         }
         "idle-exit" => {
-            let seconds = value
-                .parse()
-                .map_err(|_| format!("{value} is no number of seconds"))?;
+            let seconds =
+                digits(value).ok_or_else(|| format!("{value:?} is no number of seconds"))?;
             options.idle_exit = Some(Duration::from_secs(at_least(1, seconds)?));
         }
         _ => unreachable!("every option of the list is set here"),
@@ -206,20 +205,21 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
 
 /// A number of things or bytes: digits, and `k`, `M` or `G` for powers of 1024.
 fn size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.as_bytes().last() {
+    let (number, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
         Some(b'M') => (&text[..text.len() - 1], 1 << 20),
         Some(b'G') => (&text[..text.len() - 1], 1 << 30),
         _ => (text, 1),
     };
-    let number: Option<u64> = digits
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| digits.parse().ok())
-        .flatten();
-    number
+    digits(number)
         .and_then(|number| number.checked_mul(unit))
         .ok_or_else(|| format!("{text:?} is no number (like 512, 64k, 1M or 2G)"))
+}
+
+/// A number of digits and nothing else: the standard library takes a sign as well.
+fn digits(text: &str) -> Option<u64> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 fn at_least(smallest: u64, number: u64) -> Result<u64, String> {
@@ -232,7 +232,7 @@ fn at_least(smallest: u64, number: u64) -> Result<u64, String> {
 
 fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
-        Ok(mode) if mode <= 0o777 => Ok(mode),
+        Ok(mode) if mode <= 0o777 && !text.starts_with('+') => Ok(mode),
         _ => Err(format!("{text:?} is no mode (like 0660)")),
     }
 }
@@ -377,9 +377,12 @@ mod tests {
         check(&["--max-bytes", "99999999999999G"], "--max-bytes");
         check(&["--max-message", "10"], "--max-message");
         check(&["--socket-mode", "999"], "--socket-mode");
+        check(&["--socket-mode", "+660"], "--socket-mode");
         check(&["--idle-exit", "0"], "--idle-exit");
+        check(&["--idle-exit", "+5"], "--idle-exit");
         check(&["--sync", "often"], "--sync");
         check(&["--sync", "interval=0"], "--sync");
+        check(&["--sync", "interval=+5"], "--sync");
         check(&["--sync", "always=1"], "--sync");
         check(&["--data-dir", ""], "--data-dir");
         check(&["--runtime-dir"], "--runtime-dir");
