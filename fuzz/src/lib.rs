@@ -15,6 +15,8 @@ mod acts;
 mod desk;
 #[path = "../../tests/model/model.rs"]
 mod model;
+#[path = "../../tests/model/number.rs"]
+mod number;
 #[path = "../../tests/model/office.rs"]
 mod office;
 #[path = "../../tests/model/pattern.rs"]

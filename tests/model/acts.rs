@@ -4,6 +4,7 @@
 //! hang up. What depends on how things stand ("the right revision", "since the last sync") is named
 //! here and looked up when the act is performed.
 
+use nkv::access::Resource;
 use nkv::keyspace::Class;
 use nkv::wire::Lifetime;
 
@@ -18,9 +19,24 @@ pub(crate) const KEYS: [&str; 10] = [
 ];
 
 /// Patterns with a star first (they are [`STARRED`]), then plain ones.
-pub(crate) const PATTERNS: [&str; 16] = [
-    "*", "a.*", "*.b", "a.*.c", "*.*", "b.*", "*.c.*", "x.*.z", "m.*", "m.*.q", "a", "a.b", "b.c",
-    "x", "m", "nobody",
+pub(crate) const PATTERNS: [&str; 17] = [
+    "*",
+    "a.*",
+    "*.b",
+    "a.*.c",
+    "*.*",
+    "b.*",
+    "*.c.*",
+    "x.*.z",
+    "m.*",
+    "m.*.q",
+    "a",
+    "a.b",
+    "b.c",
+    "x",
+    "m",
+    "nobody",
+    "$claims.*",
 ];
 pub(crate) const STARRED: usize = 10;
 
@@ -47,6 +63,10 @@ pub(crate) const WHO: [Who; 6] = [
     Who::Group(60),
     Who::Tcp,
 ];
+
+/// What a user may have a quota of here. Connections and memory are bounded by other means.
+pub(crate) const RESOURCES: [Resource; 3] =
+    [Resource::Keys, Resource::Bytes, Resource::Subscriptions];
 
 pub(crate) const LIFETIMES: [Lifetime; 3] = [Lifetime::Session, Lifetime::Boot, Lifetime::Durable];
 
@@ -96,6 +116,8 @@ pub(crate) enum Ask {
         since: Since,
     },
     Unsubscribe(usize),
+    Claim(usize),
+    Release(usize),
     Hello,
     Stats,
     Garbage,

@@ -251,7 +251,7 @@ impl Desk {
             (Expected::Deleted, answer) => {
                 self.is_deleting = false;
                 let deletion = self.deletion.take().expect("it was carried out");
-                deletion.check_survivors(model);
+                deletion.check_survivors(model, &self.by);
                 let expected = (Some(deletion.deleted), Some(deletion.rev));
                 assert_eq!((answer.deleted, answer.rev), expected, "{line}");
             }
@@ -296,9 +296,11 @@ impl Desk {
 
 impl Deletion {
     /// Nothing that was there when the deletion began, and has not been put since, is there still.
-    pub(crate) fn check_survivors(&self, model: &Model) {
+    pub(crate) fn check_survivors(&self, model: &Model, by: &By) {
         for key in model.keys_matching(&self.pattern) {
-            let is_swept = self.views.iter().all(|view| view.sweeps(&key));
+            let is_swept = self.views.iter().all(|view| view.sweeps(&key))
+                && model.sweeps(&key, by)
+                && !model.is_claimed_after(&key, self.since);
             assert!(
                 model.rev_of(&key) > self.since || !is_swept,
                 "{key} survives the deletion of {}",

@@ -22,6 +22,7 @@ mod acts;
 mod desk;
 mod journals;
 mod model;
+mod number;
 mod office;
 mod pattern;
 mod rights;

@@ -18,10 +18,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use base64::Engine;
-use nkv::access::{Action, Names, Rules, Subject};
+use nkv::access::{Action, Names, Resource, Rules, Subject};
 use nkv::broker::{Broker, Peer};
 use nkv::journal::{Storage, Writable};
-use nkv::keyspace::{Class, Time};
+use nkv::keyspace::{Account, Class, Time};
 use nkv::wire::{ErrorCode, Limits, Payload};
 
 use super::acts::{self, Act, Ask, Condition, JSON, KEYS, NAMES, PATTERNS, SEATS, Since, Taste};
@@ -236,7 +236,7 @@ impl Office {
         seats[seat].get_or_insert_with(|| {
             *ids += 1;
             let client = bench.connect(peer(seat)).expect("there is room for a few");
-            Desk::new(client, By { owner: *ids, view }, syncs[seat].clone())
+            Desk::new(client, by(seat, *ids, view), syncs[seat].clone())
         })
     }
 
@@ -329,6 +329,10 @@ impl World {
             (model.rev, model.entries.len() as u64, model.bytes()),
             "revision, keys, bytes"
         );
+        for account in [Account::User(1000), Account::User(1001), Account::Tcp] {
+            let held = keyspace.held(account);
+            assert_eq!((held.keys, held.bytes), model.held(account), "{account}");
+        }
         assert_eq!(
             (keyspace.tombstones(), keyspace.floor()),
             (model.tombstones(), model.floor),
@@ -370,7 +374,7 @@ impl World {
                 request => self.carry_out(&mut desk, request),
             };
             if let Some(deletion) = desk.deletion.as_ref().filter(|_| !is_last || !may_go_on) {
-                deletion.check_survivors(&self.model);
+                deletion.check_survivors(&self.model, &desk.by);
             }
             let waiting = desk.bytes_waiting();
             assert!(
@@ -475,7 +479,7 @@ impl World {
         let since = self.model.rev;
         desk.deletion = None;
         let done = may_some(&desk.by, Action::Write, pattern, true)
-            .and_then(|()| self.model.delete_all(pattern, &desk.by.view));
+            .and_then(|()| self.model.delete_all(pattern, &desk.by));
         match done {
             Ok(deleted) => {
                 desk.deletion = Some(Deletion {
@@ -501,7 +505,7 @@ impl World {
                 "{key} does not match"
             );
             assert!(
-                desk.by.view.sweeps(&key),
+                self.model.sweeps(&key, &desk.by),
                 "{key} is deleted by one who may not"
             );
             let is_next = deletion.last.as_ref().is_none_or(|last| *last < key);
@@ -596,18 +600,14 @@ impl World {
                     rev,
                 })
             }
-            Request::Batch(items) => {
-                let done = model.batch(&items, &desk.by);
-                done.map(|rev| Expected::Written {
-                    rev,
-                    unchanged: false,
-                })
-            }
+            Request::Batch(items) => written(model.batch(&items, &desk.by)),
             Request::Subscribe(subscribe) => self.subscribe(desk, &subscribe),
             Request::Unsubscribe(name) if desk.names.remove(name) => {
                 Ok(Expected::Unsubscribed(name))
             }
             Request::Unsubscribe(_) => Err(ErrorCode::NotFound.into()),
+            Request::Claim(key) => written(model.claim(&key, &desk.by)),
+            Request::Release(key) => written(model.release(&key, &desk.by)),
             Request::Hello => Ok(Expected::Hello { rev: model.rev }),
             Request::Stats => Ok(Expected::Stats(self.stats(desk))),
             Request::Ping => Ok(Expected::Pong),
@@ -624,7 +624,9 @@ impl World {
         if desk.names.contains(name) {
             return Err(ErrorCode::Conflict.into());
         }
-        if desk.names.len() as u64 >= self.model.limits.subscriptions {
+        let most = self.model.limits.subscriptions;
+        let most = most.min(desk.by.view.quota(Resource::Subscriptions).unwrap_or(most));
+        if desk.names.len() as u64 >= most {
             return Err(ErrorCode::Limit.into());
         }
         desk.names.insert(name);
@@ -712,6 +714,20 @@ impl World {
                 let name = NAMES[*name];
                 let fields = format!("\"op\":\"unsubscribe\",\"sub\":{name}");
                 (fields, Request::Unsubscribe(name))
+            }
+            Ask::Claim(key) => {
+                let key = self.key(*key);
+                (
+                    format!("\"op\":\"claim\",\"key\":\"{key}\""),
+                    Request::Claim(key),
+                )
+            }
+            Ask::Release(key) => {
+                let key = self.key(*key);
+                (
+                    format!("\"op\":\"release\",\"key\":\"{key}\""),
+                    Request::Release(key),
+                )
             }
             Ask::Hello => (
                 "\"op\":\"hello\",\"client\":\"model\"".into(),
@@ -889,6 +905,13 @@ impl World {
     }
 }
 
+fn written(done: Result<u64, Refused>) -> Result<Expected, Refused> {
+    done.map(|rev| Expected::Written {
+        rev,
+        unchanged: false,
+    })
+}
+
 /// Who sits where: two users of the machine, and somebody from outside.
 fn subject(seat: usize) -> Subject {
     match seat {
@@ -913,6 +936,21 @@ fn peer(seat: usize) -> Peer {
             groups: gids[1..].to_vec(),
         },
         Subject::Tcp => Peer::Tcp(([127, 0, 0, 1], 9).into()),
+    }
+}
+
+/// A connection from a seat. The first one's is the user whose daemon it is.
+fn by(seat: usize, owner: u64, view: View) -> By {
+    let (account, holder) = match subject(seat) {
+        Subject::User { uid, .. } => (Account::User(uid), format!(r#"{{"uid":{uid},"pid":1}}"#)),
+        Subject::Tcp => (Account::Tcp, r#"{"address":"127.0.0.1"}"#.to_owned()),
+    };
+    By {
+        owner,
+        view,
+        account,
+        is_free: seat == 0,
+        holder,
     }
 }
 

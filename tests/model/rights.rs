@@ -5,9 +5,10 @@
 use std::fmt;
 use std::rc::Rc;
 
-use nkv::access::{Action, Subject};
+use nkv::access::{Action, Resource, Subject};
 use nkv::wire::Lifetime;
 
+use super::number::size;
 use super::pattern::{covers, is_pattern, key_of_both, matches};
 
 /// Lines that say who may do what, and how long entries may live.
@@ -29,6 +30,11 @@ pub(crate) enum Line {
     Lifetime {
         pattern: String,
         lifetime: Lifetime,
+    },
+    Quota {
+        who: Who,
+        resource: Resource,
+        amount: u64,
     },
 }
 
@@ -99,6 +105,44 @@ impl View {
         !is_said
     }
 
+    /// Whether something may be done to a key and all that can lie below it, as far as one line by
+    /// itself tells.
+    pub(crate) fn may_all(&self, action: Action, key: &str) -> bool {
+        let Some(rights) = &self.rights else {
+            return true;
+        };
+        let below = format!("{key}.*");
+        let mut is_said = false;
+        for (_, line) in &rights.lines {
+            let Line::Rule {
+                is_allowed,
+                who,
+                actions,
+                pattern,
+            } = line
+            else {
+                continue;
+            };
+            is_said = true;
+            if !who.is(&self.subject) || !actions.contains(&action) {
+                continue;
+            }
+            if *is_allowed && covers(pattern, &below) {
+                return true;
+            }
+            if !is_allowed && key_of_both(pattern, &below).is_some() {
+                return false;
+            }
+        }
+        !is_said
+    }
+
+    /// How much of something it may hold, if the rules say so.
+    pub(crate) fn quota(&self, resource: Resource) -> Option<u64> {
+        let rights = self.rights.as_ref()?;
+        Some(rights.quota(&self.subject, resource)?.0)
+    }
+
     pub(crate) fn longest_lifetime(&self, key: &str) -> Option<Lifetime> {
         let rights = self.rights.as_ref()?;
         Some(rights.longest_lifetime(key)?.0)
@@ -161,10 +205,23 @@ impl Rights {
         })
     }
 
+    /// How much of something one may hold, and the number of the line that says so.
+    pub(crate) fn quota(&self, subject: &Subject, resource: Resource) -> Option<(u64, usize)> {
+        self.lines.iter().find_map(|(number, line)| match line {
+            Line::Quota {
+                who,
+                resource: said,
+                amount,
+            } if who.is(subject) && *said == resource => Some((*amount, *number)),
+            _ => None,
+        })
+    }
+
     /// The patterns that it speaks of.
     pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().map(|(_, line)| match line {
-            Line::Rule { pattern, .. } | Line::Lifetime { pattern, .. } => pattern.as_str(),
+        self.lines.iter().filter_map(|(_, line)| match line {
+            Line::Rule { pattern, .. } | Line::Lifetime { pattern, .. } => Some(pattern.as_str()),
+            Line::Quota { .. } => None,
         })
     }
 }
@@ -186,6 +243,11 @@ impl Line {
                     "durable" => Lifetime::Durable,
                     _ => return None,
                 },
+            }),
+            ["quota", who, resource, amount] => Some(Line::Quota {
+                who: Who::parse(who)?,
+                resource: *Resource::ALL.iter().find(|one| one.as_str() == resource)?,
+                amount: size(amount)?,
             }),
             _ => None,
         }
@@ -255,6 +317,11 @@ impl fmt::Display for Line {
                 let actions: Vec<&str> = actions.iter().map(|action| action.as_str()).collect();
                 write!(f, "{verdict} {who} {} {pattern}", actions.join(","))
             }
+            Line::Quota {
+                who,
+                resource,
+                amount,
+            } => write!(f, "quota {who} {} {amount}", resource.as_str()),
             Line::Lifetime { pattern, lifetime } => {
                 write!(f, "lifetime {pattern} {}", lifetime.as_str())
             }

@@ -6,8 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::acts::{
-    Act, Ask, Condition, Item, JSON, KEYS, LIFETIMES, NAMES, PATTERNS, Put, SEATS, STARRED, Since,
-    Taste, Value, WHO,
+    Act, Ask, Condition, Item, JSON, KEYS, LIFETIMES, NAMES, PATTERNS, Put, RESOURCES, SEATS,
+    STARRED, Since, Taste, Value, WHO,
 };
 use super::rights::{Line, Rights};
 
@@ -51,7 +51,15 @@ fn line() -> impl Strategy<Value = Line> {
     });
     let bound = (pattern(), prop::sample::select(&LIFETIMES[..]))
         .prop_map(|(pattern, lifetime)| Line::Lifetime { pattern, lifetime });
-    prop_oneof![5 => rule, 1 => bound]
+    let who = prop::sample::select(&WHO[..]);
+    let amount = prop_oneof![4 => 0..5_u64, 1 => 1000..9000_u64];
+    let quota = (who, prop::sample::select(&RESOURCES[..]), amount);
+    let quota = quota.prop_map(|(who, resource, amount)| Line::Quota {
+        who,
+        resource,
+        amount,
+    });
+    prop_oneof![5 => rule, 1 => bound, 1 => quota]
 }
 
 fn fault() -> impl Strategy<Value = Act> {
@@ -86,6 +94,8 @@ fn ask(taste: Taste) -> impl Strategy<Value = Ask> {
         8 => vec(item(taste), 0..6).prop_map(Ask::Batch),
         14 => subscribe(),
         2 => (0..NAMES.len()).prop_map(Ask::Unsubscribe),
+        3 => (0..KEYS.len()).prop_map(Ask::Claim),
+        2 => (0..KEYS.len()).prop_map(Ask::Release),
         1 => Just(Ask::Hello),
         1 => Just(Ask::Stats),
         1 => Just(Ask::Garbage),

@@ -13,8 +13,8 @@ use nkv::keyspace::Class;
 use nkv::wire::Limits;
 
 use crate::acts::{
-    Act, Ask, Condition, Item, JSON, KEYS, LIFETIMES, NAMES, PATTERNS, Put, SEATS, STARRED, Since,
-    Taste, Value, WHO,
+    Act, Ask, Condition, Item, JSON, KEYS, LIFETIMES, NAMES, PATTERNS, Put, RESOURCES, SEATS,
+    STARRED, Since, Taste, Value, WHO,
 };
 use crate::office::Office;
 use crate::rights::{Line, Rights};
@@ -24,7 +24,7 @@ const ACTS_MAX: usize = 200;
 const ITEMS_MAX: usize = 8;
 
 /// Requests first, then what else can happen.
-const ACTS: &[u8] = b"pgldDbsuhixB.aqe+!mRr";
+const ACTS: &[u8] = b"pgldDbsucChixB.aqe+!mRr";
 
 /// What is left of a line.
 struct Row<'a>(&'a [u8]);
@@ -138,6 +138,8 @@ impl Row<'_> {
                 cuts: self.flag(),
             },
             b'u' => Ask::Unsubscribe(self.number(NAMES.len())),
+            b'c' => Ask::Claim(self.number(KEYS.len())),
+            b'C' => Ask::Release(self.number(KEYS.len())),
             b'h' => Ask::Hello,
             b'i' => Ask::Stats,
             b'B' => Ask::Burn(self.number(8)),
@@ -208,7 +210,11 @@ impl Row<'_> {
     fn rights(&mut self) -> Option<Rights> {
         let mut lines = Vec::new();
         while !self.0.is_empty() && lines.len() < ITEMS_MAX {
-            let verdict = self.number(5);
+            let verdict = self.number(6);
+            if verdict == 5 {
+                lines.push(self.quota());
+                continue;
+            }
             let pattern = PATTERNS[self.number(PATTERNS.len())].to_owned();
             lines.push(match verdict {
                 4 => Line::Lifetime {
@@ -224,6 +230,14 @@ impl Row<'_> {
             });
         }
         (!lines.is_empty()).then(|| Rights::new(lines))
+    }
+
+    fn quota(&mut self) -> Line {
+        Line::Quota {
+            who: self.one_of(&WHO),
+            resource: self.one_of(&RESOURCES),
+            amount: self.one_of(&[0, 1, 2, 3, 20, 5000]),
+        }
     }
 
     /// A set of actions with something in it: a bit each.

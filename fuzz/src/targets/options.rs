@@ -8,6 +8,7 @@ use nkv::journal::Policy;
 use nkv::server::Options;
 
 use crate::arguments::{self, Arguments, Asked};
+use crate::number::{number, size};
 
 /// Longer command lines tell nothing new.
 const WORDS_MAX: usize = 64;
@@ -161,35 +162,4 @@ fn numbers(value: &str) {
         seconds.map(Duration::from_secs),
         "--idle-exit {value:?}"
     );
-}
-
-/// Digits, and what they are multiplied by.
-fn size(text: &str) -> Option<u64> {
-    let units = [
-        ("k", 1 << 10),
-        ("K", 1 << 10),
-        ("M", 1 << 20),
-        ("G", 1 << 30),
-    ];
-    let unit = units.into_iter().find(|(unit, _)| text.ends_with(unit));
-    let (digits, unit) = match unit {
-        Some((_, unit)) => (&text[..text.len() - 1], unit),
-        None => (text, 1),
-    };
-    number(digits, 10)?.checked_mul(unit)
-}
-
-/// Digits and nothing else, as far as they are a number of 64 bits.
-fn number(digits: &str, base: u32) -> Option<u64> {
-    let mut number: Option<u64> = None;
-    for digit in digits.chars() {
-        let digit = u64::from(digit.to_digit(base)?);
-        number = Some(
-            number
-                .unwrap_or(0)
-                .checked_mul(base.into())?
-                .checked_add(digit)?,
-        );
-    }
-    number
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use nkv::access::{Action, Names, Rules, Subject};
+use nkv::access::{Action, Names, Resource, Rules, Subject};
 use nkv::{Key, Pattern};
 
 use crate::pattern::{is_key, is_pattern, key_of_both, matches};
@@ -111,6 +111,15 @@ fn decide(rules: &Arc<Rules>, rights: &Rights, keys: &BTreeSet<String>) {
             "how long {key} may live"
         );
         for subject in subjects() {
+            for resource in Resource::ALL {
+                let quota = rules.quota(&subject, resource);
+                let quota = quota.map(|(amount, line, _)| (amount, line));
+                assert_eq!(
+                    quota,
+                    rights.quota(&subject, resource),
+                    "{resource:?} of {subject:?}"
+                );
+            }
             let grants = rules.grants(&subject);
             for action in Action::ALL {
                 let decision = rules.decide(&subject, action, known);
@@ -126,7 +135,8 @@ fn decide(rules: &Arc<Rules>, rights: &Rights, keys: &BTreeSet<String>) {
     }
 }
 
-/// Where something may be done to a key of a pattern, the pattern is not refused.
+/// Where something may be done to a key of a pattern, the pattern is not refused; where it may not be done
+/// to one, it is not granted as a whole.
 fn overlook(rules: &Arc<Rules>, keys: &BTreeSet<String>, patterns: &BTreeSet<&str>) {
     for subject in subjects() {
         let Some(grants) = rules.grants(&subject) else {
@@ -136,14 +146,18 @@ fn overlook(rules: &Arc<Rules>, keys: &BTreeSet<String>, patterns: &BTreeSet<&st
             let pattern = Pattern::new(text).expect("both ways to read a pattern agree");
             for (pattern, exact) in [(pattern.clone(), true), (pattern.with_descendants(), false)] {
                 for action in Action::ALL {
-                    let mut keys = keys.iter().filter(|key| matches(text, exact, key));
-                    let may = keys.find(|key| {
+                    let keys = keys.iter().filter(|key| matches(text, exact, key));
+                    let (may, must_not): (Vec<&String>, Vec<&String>) = keys.partition(|key| {
                         let key = Key::new(key).expect("it is a key");
                         grants.allow(action, key.borrowed())
                     });
                     assert!(
-                        may.is_none() || grants.allow_some(action, &pattern),
+                        may.is_empty() || grants.allow_some(action, &pattern),
                         "{action:?} {text} ({exact}) by {subject:?}, who may do so to {may:?}"
+                    );
+                    assert!(
+                        must_not.is_empty() || !grants.allow_all(action, &pattern),
+                        "{action:?} {text} ({exact}) by {subject:?}, who may not to {must_not:?}"
                     );
                 }
             }
