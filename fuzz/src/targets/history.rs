@@ -20,7 +20,7 @@ use crate::office::Office;
 use crate::rights::{Line, Rights};
 
 /// More acts than these tell nothing new, and take long.
-const ACTS_MAX: usize = 200;
+const ACTS_MAX: usize = 100;
 const ITEMS_MAX: usize = 8;
 
 /// Requests first, then what else can happen.
@@ -75,10 +75,6 @@ impl Row<'_> {
         usize::from(self.byte().wrapping_sub(b'0')) % below
     }
 
-    fn count(&mut self, below: usize) -> u64 {
-        self.number(below) as u64
-    }
-
     fn flag(&mut self) -> bool {
         self.number(2) == 1
     }
@@ -122,8 +118,8 @@ impl Row<'_> {
             b'g' => Ask::Get(self.number(KEYS.len())),
             b'l' => Ask::List {
                 pattern: self.number(STARRED),
-                limit: self.option(5),
-                after: self.option(KEYS.len()).map(|key| key as usize),
+                limit: self.option(5).map(|limit| limit as u64),
+                after: self.option(KEYS.len()),
                 keys_only: self.flag(),
             },
             b'd' => Ask::Delete(self.number(KEYS.len()), self.condition()),
@@ -151,11 +147,10 @@ impl Row<'_> {
         Put {
             key: self.number(KEYS.len()),
             value: self.value(),
-            lifetime: self.option(LIFETIMES.len() + 1).map(|number| {
-                let number = usize::try_from(number).expect("it is small");
-                LIFETIMES[number - 1]
-            }),
-            ttl: self.option(40),
+            lifetime: self
+                .option(LIFETIMES.len() + 1)
+                .map(|number| LIFETIMES[number - 1]),
+            ttl: self.option(40).map(|ttl| ttl as u64),
             condition: self.condition(),
             if_changed: self.flag(),
         }
@@ -175,11 +170,11 @@ impl Row<'_> {
     }
 
     fn value(&mut self) -> Value {
-        match self.number(16) {
-            number @ 0..=2 => Value::Number(number as u8),
-            number @ 3..=9 => Value::Json((number - 3) % JSON.len()),
-            number @ 10..=12 => Value::Bytes((number - 10) as u8),
-            number => Value::Big((number - 13) as u8),
+        match self.byte().wrapping_sub(b'0') % 16 {
+            number @ 0..=2 => Value::Number(number),
+            number @ 3..=9 => Value::Json(usize::from(number - 3) % JSON.len()),
+            number @ 10..=12 => Value::Bytes(number - 10),
+            number => Value::Big(number - 13),
         }
     }
 
@@ -250,7 +245,7 @@ impl Row<'_> {
     }
 
     /// Nothing, or a number from 1 up to below this one.
-    fn option(&mut self, below: usize) -> Option<u64> {
-        Some(self.count(below)).filter(|number| *number > 0)
+    fn option(&mut self, below: usize) -> Option<usize> {
+        Some(self.number(below)).filter(|number| *number > 0)
     }
 }
