@@ -217,6 +217,17 @@ impl Rights {
         })
     }
 
+    /// The same with what one line allows denied, or the other way round; nothing where there is no such
+    /// line, or it does neither.
+    pub(crate) fn turned(&self, at: usize) -> Option<Rights> {
+        let mut turned = self.clone();
+        let Line::Rule { is_allowed, .. } = &mut turned.lines.get_mut(at)?.1 else {
+            return None;
+        };
+        *is_allowed = !*is_allowed;
+        Some(turned)
+    }
+
     /// The patterns that it speaks of.
     pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().filter_map(|(_, line)| match line {

@@ -16,6 +16,9 @@ const NEXT: &str = "---";
 /// More keys, and more patterns, than these take long.
 const ASKED_MAX: usize = 24;
 
+/// More lines than these are not turned into their opposites.
+const TURNED_MAX: usize = 8;
+
 /// Nobody has a name here.
 struct Nobody;
 
@@ -44,6 +47,14 @@ pub fn rules(bytes: &[u8]) {
     overlook(&rules, &keys, &patterns);
     if let Some((next, _)) = next {
         replace(&rules, &next, &keys);
+    }
+    for turned in (0..TURNED_MAX).filter_map(|at| rights.turned(at)) {
+        let turned = Rules::parse(&turned.to_string(), &Nobody);
+        replace(
+            &rules,
+            &Arc::new(turned.expect("it is written as it is read")),
+            &keys,
+        );
     }
 }
 
