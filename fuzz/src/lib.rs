@@ -4,7 +4,10 @@
 //! The model and the broker in memory are those of the tests; the reader of the command line is the
 //! daemon's own, which is no part of the library.
 
-#![allow(dead_code, reason = "what is shared has more to it than one target takes")]
+#![allow(
+    dead_code,
+    reason = "what is shared has more to it than one target takes"
+)]
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
