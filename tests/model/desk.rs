@@ -28,12 +28,16 @@ pub(crate) struct Desk {
     pub(crate) names: BTreeSet<&'static str>,
     /// Its subscriptions as its answers tell it.
     subscribers: BTreeMap<String, Subscriber>,
-    /// Where the last `sync` under each name stood.
-    pub(crate) syncs: BTreeMap<String, u64>,
+    /// The epoch that was answered under each name.
+    epochs: BTreeMap<String, String>,
+    /// Where the last `sync` under each name stood, in which epoch, and what was to be seen then.
+    pub(crate) syncs: Syncs,
     pub(crate) has_ended: bool,
     /// The beginning of a line.
     partial: Vec<u8>,
 }
+
+pub(crate) type Syncs = BTreeMap<String, (u64, String, View)>;
 
 /// A deletion by pattern on its way. It may take several turns, in which others write.
 #[derive(Debug)]
@@ -68,6 +72,7 @@ pub(crate) enum Expected {
     Subscribed {
         name: &'static str,
         rev: u64,
+        epoch: String,
         subscriber: Box<Subscriber>,
     },
     Unsubscribed(&'static str),
@@ -101,7 +106,7 @@ pub(crate) struct Page {
 }
 
 impl Desk {
-    pub(crate) fn new(client: usize, by: By, syncs: BTreeMap<String, u64>) -> Desk {
+    pub(crate) fn new(client: usize, by: By, syncs: Syncs) -> Desk {
         Desk {
             client,
             by,
@@ -112,6 +117,7 @@ impl Desk {
             is_deleting: false,
             names: BTreeSet::new(),
             subscribers: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             syncs,
             has_ended: false,
             partial: Vec::new(),
@@ -201,8 +207,12 @@ impl Desk {
                     Happening::Put { key, payload } => (key, Some(Rc::new(payload.into_owned()))),
                     Happening::Delete { key } => (key, None),
                     Happening::Sync => {
-                        self.syncs.insert(name, rev);
-                        return subscriber.sync(rev, is_fresh, model);
+                        subscriber.sync(rev, is_fresh, model);
+                        self.syncs.insert(
+                            name.clone(),
+                            (rev, self.epochs[&name].clone(), subscriber.view().clone()),
+                        );
+                        return;
                     }
                     Happening::Reset => return subscriber.reset(rev, model),
                 };
@@ -266,12 +276,14 @@ impl Desk {
                 Expected::Subscribed {
                     name,
                     rev,
+                    epoch,
                     subscriber,
                 },
                 answer,
             ) => {
                 assert_eq!(answer.rev, Some(rev), "{line}");
-                assert_eq!(answer.epoch.as_deref(), Some("e1"), "{line}");
+                assert_eq!(answer.epoch.as_deref(), Some(&*epoch), "{line}");
+                self.epochs.insert(name.to_owned(), epoch);
                 self.subscribers.insert(name.to_owned(), *subscriber);
             }
             (Expected::Unsubscribed(name), _) => {

@@ -69,8 +69,10 @@ pub(crate) struct Subscribe {
     pub(crate) cover: Cover,
     pub(crate) initial: bool,
     pub(crate) cuts: bool,
-    /// The revision, and whether the epoch is the right one.
-    pub(crate) since: Option<(u64, bool)>,
+    /// The revision and the epoch.
+    pub(crate) since: Option<(u64, String)>,
+    /// What was to be seen where it resumes from, if that is known.
+    pub(crate) held: Option<View>,
 }
 
 /// Which keys a subscription covers.

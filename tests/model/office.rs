@@ -25,7 +25,7 @@ use nkv::keyspace::{Account, Class, Time};
 use nkv::wire::{ErrorCode, Limits, Payload};
 
 use super::acts::{self, Act, Ask, Condition, JSON, KEYS, NAMES, PATTERNS, SEATS, Since, Taste};
-use super::desk::{Deletion, Desk, Expected, Listed, Page};
+use super::desk::{Deletion, Desk, Expected, Listed, Page, Syncs};
 use super::model::{
     By, Cover, Item, List, Model, Put, Refused, Request, Subscribe, Value, may, may_some,
 };
@@ -49,9 +49,11 @@ pub(crate) struct Office {
 struct World {
     model: Model,
     rights: Option<Rc<Rights>>,
+    /// As the broker has named it.
+    epoch: String,
     seats: Vec<Option<Desk>>,
     /// What each seat knows of the last `sync` under each name, connected or not.
-    syncs: Vec<BTreeMap<String, u64>>,
+    syncs: Vec<Syncs>,
     /// Requests that the broker has carried out.
     requests: u64,
     ids: u64,
@@ -81,8 +83,9 @@ impl Office {
             world: World {
                 model: Model::new(limits),
                 rights: None,
+                epoch: "e1".into(),
                 seats: (0..SEATS).map(|_| None).collect(),
-                syncs: vec![BTreeMap::new(); SEATS],
+                syncs: vec![Syncs::new(); SEATS],
                 requests: 0,
                 ids: 0,
                 more_keys,
@@ -117,6 +120,7 @@ impl Office {
     fn set_rights(&mut self, rights: Option<Rc<Rights>>) {
         self.bench.set_rules(rights.as_deref().map(rules));
         self.world.rights = rights;
+        self.world.epoch = epoch(&self.bench.broker);
         for seat in 0..SEATS {
             let view = self.world.view(seat);
             if let Some(desk) = &mut self.world.seats[seat] {
@@ -139,6 +143,7 @@ impl Office {
         self.bench.restart();
         let rights = self.world.rights.as_deref();
         self.bench.set_rules(rights.map(rules));
+        self.world.epoch = epoch(&self.bench.broker);
         self.world.requests = 0;
         self.world.model.restart(self.bench.storage.floor());
         self.world.compare(&self.bench.broker);
@@ -436,6 +441,7 @@ impl World {
                 Expected::Subscribed {
                     name,
                     rev,
+                    epoch,
                     mut subscriber,
                 },
             ) => {
@@ -443,6 +449,7 @@ impl World {
                 Expected::Subscribed {
                     name,
                     rev,
+                    epoch,
                     subscriber,
                 }
             }
@@ -630,10 +637,12 @@ impl World {
             return Err(ErrorCode::Limit.into());
         }
         desk.names.insert(name);
-        let subscriber = Box::new(Subscriber::new(subscribe, &desk.by.view, &self.model));
+        let subscriber = Subscriber::new(subscribe, &self.epoch, &desk.by.view, &self.model);
+        let (subscriber, epoch) = (Box::new(subscriber), self.epoch.clone());
         Ok(Expected::Subscribed {
             name,
             rev: self.model.rev,
+            epoch,
             subscriber,
         })
     }
@@ -789,22 +798,23 @@ impl World {
         let desk = self.seats[seat].as_ref();
         let name = NAMES[name];
         let rev = self.model.rev;
+        let last_sync = desk.and_then(|desk| desk.syncs.get(name));
+        let held = last_sync.filter(|_| matches!(since, Since::LastSync));
+        let held = held.map(|(.., view)| view.clone());
         let since = match since {
             Since::None => None,
-            Since::LastSync => desk
-                .and_then(|desk| desk.syncs.get(name))
-                .map(|since| (*since, true)),
-            Since::Ago(revisions) => Some((rev.saturating_sub(revisions), true)),
-            Since::Ahead(revisions) => Some((rev + revisions, true)),
-            Since::OtherEpoch => Some((rev, false)),
+            Since::LastSync => last_sync.map(|(since, epoch, _)| (*since, epoch.clone())),
+            Since::Ago(revisions) => Some((rev.saturating_sub(revisions), self.epoch.clone())),
+            Since::Ahead(revisions) => Some((rev + revisions, self.epoch.clone())),
+            Since::OtherEpoch => Some((rev, "e0".into())),
         };
         let pattern = PATTERNS[pattern].to_owned();
         let mut fields = format!("\"op\":\"subscribe\",\"key\":\"{pattern}\"");
         append(&mut fields, "exact", exact.then_some(true));
         append(&mut fields, "initial", (!initial).then_some(false));
         append(&mut fields, "cuts", cuts.then_some(true));
-        append(&mut fields, "since", since.map(|(since, _)| since));
-        let epoch = since.map(|(_, is_right)| if is_right { "\"e1\"" } else { "\"e0\"" });
+        append(&mut fields, "since", since.as_ref().map(|(since, _)| since));
+        let epoch = since.as_ref().map(|(_, epoch)| format!("\"{epoch}\""));
         append(&mut fields, "epoch", epoch);
         let cover = Cover { pattern, exact };
         (
@@ -815,6 +825,7 @@ impl World {
                 initial,
                 cuts,
                 since,
+                held,
             }),
         )
     }
@@ -1013,6 +1024,12 @@ fn requests(broker: &Broker) -> u64 {
     let stats = broker.statistics(Time(0));
     let stats: serde_json::Value = serde_json::from_str(&stats).expect("statistics are JSON");
     stats["requests"].as_u64().expect("a count")
+}
+
+fn epoch(broker: &Broker) -> String {
+    let stats = broker.statistics(Time(0));
+    let stats: serde_json::Value = serde_json::from_str(&stats).expect("statistics are JSON");
+    stats["epoch"].as_str().expect("a name").to_owned()
 }
 
 /// The keys that are deleted after a revision, where nothing else has happened since.

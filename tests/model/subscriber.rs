@@ -47,7 +47,12 @@ pub(crate) struct Told<'a> {
 
 impl Subscriber {
     /// A subscriber as the request leaves it. One that resumes holds what the keyspace was then.
-    pub(crate) fn new(subscribe: &Subscribe, view: &View, model: &Model) -> Subscriber {
+    pub(crate) fn new(
+        subscribe: &Subscribe,
+        epoch: &str,
+        view: &View,
+        model: &Model,
+    ) -> Subscriber {
         let mut subscriber = Subscriber {
             cover: subscribe.cover.clone(),
             cuts: subscribe.cuts,
@@ -61,10 +66,14 @@ impl Subscriber {
             caught_up: 0,
             views: vec![view.clone()],
         };
-        match subscribe.since {
-            Some((since, true)) if since <= model.rev => {
-                subscriber.copy = subscriber.picture(since, view, model);
-                subscriber.rev = since;
+        // What it holds is what it could see when it was told.
+        if let Some(held) = subscribe.held.as_ref().filter(|held| *held != view) {
+            subscriber.views.insert(0, held.clone());
+        }
+        match &subscribe.since {
+            Some((since, known)) if known == epoch && *since <= model.rev => {
+                subscriber.copy = subscriber.picture(*since, &subscriber.views[0], model);
+                subscriber.rev = *since;
             }
             Some(_) => subscriber.owes_reset = true,
             None if subscribe.initial => {
@@ -79,7 +88,7 @@ impl Subscriber {
     /// What it was thought to hold where it resumed may have been undone.
     pub(crate) fn undo(&mut self, model: &Model) {
         if self.walk.is_none() && !self.owes_reset && self.told_after == 0 {
-            self.copy = self.picture(self.rev, self.newest_view(), model);
+            self.copy = self.picture(self.rev, &self.views[0], model);
         }
     }
 
@@ -221,6 +230,11 @@ impl Subscriber {
         let mut picture = model.picture(&self.cover, rev);
         picture.retain(|key, (rev, _)| *rev > self.told_after && view.sees(key));
         picture
+    }
+
+    /// What it could see when it was told what it holds, as far as that is known.
+    pub(crate) fn view(&self) -> &View {
+        &self.views[0]
     }
 
     fn newest_view(&self) -> &View {
