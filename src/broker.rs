@@ -26,6 +26,7 @@ mod batch;
 mod jobs;
 mod ops;
 mod redo;
+mod strangers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,8 +42,10 @@ use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
 use redo::Carried;
+use strangers::Strangers;
 
 pub use crate::session::Peer;
+pub use strangers::TOKEN_BYTES_MAX;
 
 /// How many steps a connection has a turn for its requests, and as many for its events.
 const STEPS_PER_TURN: u32 = 4096;
@@ -87,6 +90,7 @@ pub struct Broker {
     keyspace: Keyspace,
     watch: Watch,
     sessions: Slab<Session>,
+    strangers: Strangers,
     /// Sessions that may have something to write.
     due: Vec<usize>,
     /// Connections that have ended and may still own entries.
@@ -126,6 +130,7 @@ impl Broker {
             grants: Vec::new(),
             watch: Watch::default(),
             sessions: Slab::new(),
+            strangers: Strangers::default(),
             due: Vec::new(),
             departed: VecDeque::new(),
             owners: 0,
@@ -144,7 +149,7 @@ impl Broker {
     /// # Errors
     /// The line to be written before closing, where there are as many clients as there may be. A few
     /// places are kept for root, so that an operator can always look in.
-    pub fn connect(&mut self, peer: Peer) -> Result<usize, Vec<u8>> {
+    pub fn connect(&mut self, peer: Peer, now: Time) -> Result<usize, Vec<u8>> {
         let there = self.sessions.len() as u64;
         let kept = match peer {
             Peer::Unix { uid: 0, .. } => 0,
@@ -169,6 +174,9 @@ impl Broker {
             self.grants.resize(number + 1, None);
         }
         self.grants[number] = grants;
+        if !authenticated {
+            self.take_in_stranger(number, now);
+        }
         Ok(number)
     }
 
@@ -222,7 +230,7 @@ impl Broker {
         }
         // What is left is moved back unless it is to be dropped as part of a line that is too long.
         if last && self.is_too_long(session, bytes.len()) {
-            self.sessions[session].input.skipping = true;
+            self.skip_line(session);
         } else {
             let input = &mut self.sessions[session].input;
             input.searched = if last { bytes.len() } else { 0 };
@@ -275,6 +283,7 @@ impl Broker {
             );
         }
         self.due.retain(|candidate| *candidate != session);
+        self.strangers.remove(session);
         self.departed.push_back(state.owner);
     }
 
@@ -282,6 +291,7 @@ impl Broker {
     /// be called first in a turn: what it does is not done again by [`Broker::redo`], for time is not
     /// asked.
     pub fn expire(&mut self, now: Time) {
+        self.dismiss_late(now);
         self.end_entries(now);
         if self.can_redo {
             self.keyspace.begin();
@@ -308,7 +318,11 @@ impl Broker {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         if self.departed.is_empty() {
-            self.keyspace.next_deadline()
+            let deadlines = [
+                self.keyspace.next_deadline(),
+                self.strangers.next_deadline(),
+            ];
+            deadlines.into_iter().flatten().min()
         } else {
             Some(Time(0))
         }
@@ -466,6 +480,9 @@ impl Broker {
             done = end + 1;
             searched = done;
         }
+        if self.is_dismissed(session) {
+            return bytes.len();
+        }
         done
     }
 
@@ -479,9 +496,8 @@ impl Broker {
         }
         steps.take(STEPS_PER_REQUEST);
         self.counters.requests += 1;
-        if skipped || line.len() as u64 > self.limits.message {
-            let message = format!("a line has at most {} bytes", self.limits.message);
-            self.refuse(session, None, &Refusal::new(ErrorCode::TooLarge, message));
+        if skipped || line.len() as u64 > self.line_bytes_max(session) {
+            self.refuse_line(session);
         } else {
             match Request::parse(line) {
                 Ok(request) => {
@@ -495,6 +511,7 @@ impl Broker {
                 }
             }
         }
+        self.take_try(session);
         self.set_due(session);
     }
 
@@ -502,10 +519,10 @@ impl Broker {
     fn keep(&mut self, session: usize, rest: &[u8]) {
         let last = memchr::memchr(b'\n', rest).is_none();
         let too_long = self.is_too_long(session, rest.len());
-        let input = &mut self.sessions[session].input;
-        if last && (too_long || input.skipping) {
-            input.skipping = true;
+        if last && too_long {
+            self.skip_line(session);
         } else {
+            let input = &mut self.sessions[session].input;
             input.bytes.extend_from_slice(rest);
             input.searched = if last { rest.len() } else { 0 };
         }
@@ -515,12 +532,12 @@ impl Broker {
     fn is_too_long(&self, session: usize, bytes: usize) -> bool {
         let carriage_return = 1;
         self.sessions[session].input.skipping
-            || bytes as u64 > self.limits.message + carriage_return
+            || bytes as u64 > self.line_bytes_max(session) + carriage_return
     }
 
     fn may_go_on(&self, session: usize, steps: Steps) -> bool {
         let state = &self.sessions[session];
-        steps.are_left() && state.job.is_none() && self.has_room(state)
+        steps.are_left() && !state.dismissed && state.job.is_none() && self.has_room(state)
     }
 
     fn has_room(&self, state: &Session) -> bool {

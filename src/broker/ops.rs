@@ -114,6 +114,7 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::Unauthenticated, message));
         }
         let rev = self.keyspace.rev();
+        self.strangers.remove(session);
         let state = &mut self.sessions[session];
         state.authenticated = true;
         if let Some(name) = client {

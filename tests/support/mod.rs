@@ -112,7 +112,7 @@ impl Bench {
     pub fn connect(&mut self, peer: Peer) -> Result<usize, String> {
         let session = self
             .broker
-            .connect(peer)
+            .connect(peer, self.now)
             .map_err(|line| String::from_utf8(line).unwrap())?;
         self.clients.push(Client {
             session: Some(session),
@@ -155,9 +155,10 @@ impl Bench {
         session.is_some_and(|session| self.broker.is_drained(session))
     }
 
-    /// Whether a client has sent bytes that the broker has not taken.
+    /// Whether a client has sent bytes that the broker has not taken and will take.
     pub fn has_unsent(&self, client: usize) -> bool {
-        !self.clients[client].unsent.is_empty()
+        let client = &self.clients[client];
+        client.session.is_some() && !client.unsent.is_empty()
     }
 
     /// How many bytes a client takes a turn; all at first.
@@ -230,6 +231,12 @@ impl Bench {
             }
             if room == 0 && client.appetite > 0 && self.broker.has_output(session) {
                 self.broker.set_due(session);
+            }
+            if self.broker.is_dismissed(session) {
+                // What it sends now nobody takes.
+                self.broker.disconnect(session);
+                client.session = None;
+                client.unsent.clear();
             }
         }
         self.broker.end_turn();
