@@ -696,9 +696,6 @@ impl Server {
         let Some(connection) = &self.connections[number] else {
             return false;
         };
-        if self.broker.is_dismissed(number) {
-            return true;
-        }
         if !self.broker.is_drained(number) {
             return false;
         }

@@ -3,7 +3,7 @@
 //! Whoever reaches the port can be one, so a stranger is given no more than it takes to say hello: some
 //! seconds, short lines, a few tries, and one of a few places. One that has used up any of these is
 //! **dismissed**: what it has sent is dropped, and its connection is closed once it has been told why.
-//! What it does not read then is not waited for.
+//! The few lines that it was answered with fit into any socket's buffer, so that is at once.
 //!
 //! All have the same patience, so they stand in a queue as they came. Whoever is first has the next
 //! deadline; and whoever is first goes when somebody comes for whom there is no place. So connections
@@ -56,8 +56,7 @@ impl Strangers {
 }
 
 impl Broker {
-    /// Whether a session was given up because it did not show the token. It is to be closed even if
-    /// what it is owed can't be written.
+    /// Whether a session was given up because it did not show the token.
     #[must_use]
     pub fn is_dismissed(&self, session: usize) -> bool {
         self.sessions[session].dismissed
