@@ -2,7 +2,7 @@
 //!
 //! Whoever reaches the port can be one, so a stranger is given no more than it takes to say hello: some
 //! seconds, short lines, a few tries, and one of a few places. One that has used up any of these is
-//! **dismissed**: what it has sent is dropped, and its connection is closed once it has been told why.
+//! **expelled**: what it has sent is dropped, and its connection is closed once it has been told why.
 //! The few lines that it was answered with fit into any socket's buffer, so that is at once.
 //!
 //! All have the same patience, so they stand in a queue as they came. Whoever is first has the next
@@ -13,7 +13,8 @@
 use std::collections::VecDeque;
 
 use crate::keyspace::Time;
-use crate::wire::{ErrorCode, Limits};
+use crate::session::{Input, Skip};
+use crate::wire::ErrorCode;
 
 use super::{Broker, Refusal};
 
@@ -24,7 +25,7 @@ pub const TOKEN_BYTES_MAX: usize = 1024;
 const LINE_BYTES_MAX: u64 = 4096;
 /// How long one may take to show the token.
 const PATIENCE_MS: u64 = 10_000;
-/// How many lines may be refused before one is dismissed.
+/// How many lines may be refused before one is expelled.
 const TRIES: u32 = 3;
 /// One of so many places for clients can be a stranger's.
 const CLIENTS_PER_STRANGER: u64 = 16;
@@ -58,8 +59,8 @@ impl Strangers {
 impl Broker {
     /// Whether a session was given up because it did not show the token.
     #[must_use]
-    pub fn is_dismissed(&self, session: usize) -> bool {
-        self.sessions[session].dismissed
+    pub fn is_expelled(&self, session: usize) -> bool {
+        self.sessions[session].expelled
     }
 
     /// The longest line that a session may send, without its end.
@@ -73,11 +74,14 @@ impl Broker {
 
     /// Takes in a stranger, for whom another one may have to go.
     pub(super) fn take_in_stranger(&mut self, session: usize, now: Time) {
-        if self.strangers.0.len() as u64 >= places(&self.limits)
+        let clients = self.limits.clients;
+        let clients = clients.min(self.credits[session].connections_max());
+        if self.strangers.0.len() as u64 >= places(clients)
             && let Some(first) = self.strangers.0.front()
         {
             let message = "too many others have connected and have not shown the token either";
-            self.dismiss(first.session, Some((ErrorCode::Limit, message)));
+            let refusal = Refusal::new(ErrorCode::Limit, message);
+            self.expel(first.session, Some(&refusal));
         }
         self.strangers.0.push_back(Stranger {
             session,
@@ -86,13 +90,14 @@ impl Broker {
         });
     }
 
-    /// Dismisses those whose time is up.
-    pub(super) fn dismiss_late(&mut self, now: Time) {
+    /// Expels those whose time is up.
+    pub(super) fn expel_late(&mut self, now: Time) {
         while let Some(first) = self.strangers.0.front()
             && first.deadline <= now
         {
             let message = "the token has not been shown in time";
-            self.dismiss(first.session, Some((ErrorCode::Unauthenticated, message)));
+            let refusal = Refusal::new(ErrorCode::Unauthenticated, message);
+            self.expel(first.session, Some(&refusal));
         }
     }
 
@@ -102,49 +107,53 @@ impl Broker {
         if let Some(stranger) = strangers.find(|stranger| stranger.session == session) {
             stranger.tries -= 1;
             if stranger.tries == 0 {
-                self.dismiss(session, None);
+                self.expel(session, None);
             }
         }
     }
 
-    /// Drops a line that has become too long, what is still to come of it included. A stranger has to
-    /// go for it.
-    pub(super) fn skip_line(&mut self, session: usize) {
-        if self.sessions[session].authenticated {
-            self.sessions[session].input.skipping = true;
+    /// Drops a line that is not taken in, what is still to come of it included. A stranger has to go if
+    /// it is too long.
+    pub(super) fn skip_line(&mut self, session: usize, skip: Skip) {
+        if skip == Skip::OverQuota || self.sessions[session].authenticated {
+            self.sessions[session].input.skipping = Some(skip);
         } else {
             self.counters.requests += 1;
-            self.refuse_line(session);
+            let refusal = self.too_long(session);
+            self.expel(session, Some(&refusal));
         }
     }
 
-    /// Answers a line that was too long.
-    pub(super) fn refuse_line(&mut self, session: usize) {
+    pub(super) fn too_long(&self, session: usize) -> Refusal {
         let message = format!("a line has at most {} bytes", self.line_bytes_max(session));
-        if self.sessions[session].authenticated {
-            self.refuse(session, None, &Refusal::new(ErrorCode::TooLarge, message));
-        } else {
-            self.dismiss(session, Some((ErrorCode::TooLarge, &message)));
+        Refusal::new(ErrorCode::TooLarge, message)
+    }
+
+    /// Gives a session up if it is a stranger's.
+    pub(super) fn expel_stranger(&mut self, session: usize) {
+        if !self.sessions[session].authenticated {
+            self.expel(session, None);
         }
     }
 
     /// Gives a stranger up, with a last word or after one.
-    fn dismiss(&mut self, session: usize, last_word: Option<(ErrorCode, &str)>) {
+    fn expel(&mut self, session: usize, last_word: Option<&Refusal>) {
         self.strangers.remove(session);
-        if let Some((code, message)) = last_word {
-            self.refuse(session, None, &Refusal::new(code, message));
+        if let Some(refusal) = last_word {
+            self.refuse(session, None, refusal);
         }
         let state = &mut self.sessions[session];
-        state.dismissed = true;
-        state.input.bytes = Vec::new();
-        state.input.searched = 0;
-        state.input.ended = true;
+        state.expelled = true;
+        state.input = Input {
+            ended: true,
+            ..Input::default()
+        };
         self.set_due(session);
     }
 }
 
-/// How many strangers there may be at a time.
-fn places(limits: &Limits) -> u64 {
-    let few = PLACES_MIN.min(limits.clients / 2).max(1);
-    few.max(limits.clients / CLIENTS_PER_STRANGER)
+/// How many strangers there may be at a time among so many clients over TCP.
+fn places(clients: u64) -> u64 {
+    let few = PLACES_MIN.min(clients / 2).max(1);
+    few.max(clients / CLIENTS_PER_STRANGER)
 }

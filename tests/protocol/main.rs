@@ -38,9 +38,11 @@ mod access;
 mod allocation;
 mod constructed;
 mod hostile;
+mod quotas;
 mod script;
 mod statistics;
 mod storage;
+mod strangers;
 
 use script::play;
 
@@ -78,6 +80,7 @@ transcripts! {
     s2_values
     s3_revisions
     s4_batch
+    s4_claim
     s4_clients_and_ping
     s4_delete
     s4_get
