@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::access::{Action, Grants, Rules, rank};
 use crate::key::{KeyRef, Pattern};
-use crate::wire::{Delete, ErrorCode, Lifetime, Put};
+use crate::wire::{ErrorCode, Lifetime, Put};
 
 use super::quotas::subject;
 use super::{Broker, Peer, Refusal, epoch_under};
@@ -102,19 +102,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Refuses a deletion of a key that the session may not make.
-    pub(super) fn check_deletion(
-        &self,
-        session: usize,
-        key: KeyRef<'_>,
-        delete: &Delete<'_>,
-    ) -> Result<(), Refusal> {
+    /// Refuses a deletion of a key that the session may not make. Its answer tells whether there was such
+    /// a key, so it takes the right to read.
+    pub(super) fn check_deletion(&self, session: usize, key: KeyRef<'_>) -> Result<(), Refusal> {
         self.check_access(session, Action::Write, key)?;
-        self.check_claims(session, key)?;
-        if delete.if_rev.is_some() {
-            self.check_access(session, Action::Read, key)?;
-        }
-        Ok(())
+        self.check_access(session, Action::Read, key)?;
+        self.check_claims(session, key)
     }
 
     /// Whether a deletion by pattern covers a key: what can't be seen is not deleted in passing, and

@@ -273,7 +273,7 @@ impl Model {
                     copy.set(put, lifetime, by);
                     Ok(())
                 }),
-                Item::Delete(key, if_rev) => may_delete(by, key, *if_rev).and_then(|()| {
+                Item::Delete(key, if_rev) => may_delete(by, key).and_then(|()| {
                     self.check_unclaimed(key, by)?;
                     self.judge(key, *if_rev)?;
                     copy.check_there(key)?;
@@ -300,7 +300,7 @@ impl Model {
         if_rev: Option<u64>,
         by: &By,
     ) -> Result<bool, Refused> {
-        may_delete(by, key, if_rev)?;
+        may_delete(by, key)?;
         self.check_unclaimed(key, by)?;
         self.judge(key, if_rev)?;
         self.check_there(key)?;
@@ -652,11 +652,9 @@ pub(crate) fn may_some(by: &By, action: Action, pattern: &str, exact: bool) -> R
     }
 }
 
-fn may_delete(by: &By, key: &str, if_rev: Option<u64>) -> Result<(), Refused> {
-    match if_rev {
-        Some(_) => may(by, &[Action::Write, Action::Read], key),
-        None => may(by, &[Action::Write], key),
-    }
+fn may_delete(by: &By, key: &str) -> Result<(), Refused> {
+    // The answer tells whether there was such a key.
+    may(by, &[Action::Write, Action::Read], key)
 }
 
 impl From<ErrorCode> for Refused {

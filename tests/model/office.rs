@@ -334,7 +334,7 @@ impl World {
             (model.rev, model.entries.len() as u64, model.bytes()),
             "revision, keys, bytes"
         );
-        for account in [Account::User(1000), Account::User(1001), Account::Tcp] {
+        for account in [Account::user(1000), Account::user(1001), Account::TCP] {
             let held = keyspace.held(account);
             assert_eq!((held.keys, held.bytes), model.held(account), "{account}");
         }
@@ -953,8 +953,8 @@ fn peer(seat: usize) -> Peer {
 /// A connection from a seat. The first one's is the user whose daemon it is.
 fn by(seat: usize, owner: u64, view: View) -> By {
     let (account, holder) = match subject(seat) {
-        Subject::User { uid, .. } => (Account::User(uid), format!(r#"{{"uid":{uid},"pid":1}}"#)),
-        Subject::Tcp => (Account::Tcp, r#"{"address":"127.0.0.1"}"#.to_owned()),
+        Subject::User { uid, .. } => (Account::user(uid), format!(r#"{{"uid":{uid},"pid":1}}"#)),
+        Subject::Tcp => (Account::TCP, r#"{"address":"127.0.0.1"}"#.to_owned()),
     };
     By {
         owner,
