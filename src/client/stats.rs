@@ -33,12 +33,12 @@ pub struct UserUse {
     pub connections: u64,
     /// Subscriptions of all these connections.
     pub subscriptions: u64,
-    /// Keys that the user has put last.
+    /// Keys that this user was the last to put.
     pub keys: u64,
     /// Bytes of these keys and their values.
     pub bytes: u64,
-    /// Bytes that the daemon keeps for these connections: what they have sent of requests that are not
-    /// complete, and what is to be sent to them.
+    /// Bytes that the daemon keeps for these connections, beyond a little for each: requests that are not
+    /// complete, and answers that are not read.
     pub buffered: u64,
 }
 
