@@ -1,9 +1,10 @@
 //! The claims that a link holds, apart from the connections on which it does.
 //!
-//! A claim ends with its connection, and is made again on the next one. Its revision tells whether it
-//! was free in between: after a restart of the daemon it is the same, for the daemon has kept the claim;
-//! where the daemon has let it go it is another, and somebody else may have had it meanwhile. Where
-//! somebody else has it still, the daemon refuses, and is asked again until the claim is given up.
+//! A claim ends with its connection, and is made again on the next one. Its revision and epoch tell
+//! whether it was free in between: after a restart of the daemon they are the same, for the daemon has
+//! kept the claim; where the daemon has let it go they are others, and somebody else may have had it
+//! meanwhile: a new *term* begins. Where somebody else has it still, the daemon refuses, and is asked
+//! again until the claim is given up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +24,11 @@ pub(super) struct Claimed {
 #[derive(Clone, Debug)]
 struct Standing {
     key: String,
-    /// Of when it was held last; `0` before that.
+    /// How often it was granted anew.
+    term: u64,
+    /// Of when it was granted last; `0` before that.
     rev: u64,
+    epoch: String,
     refusal: Option<Failure>,
 }
 
@@ -37,7 +41,9 @@ impl Claimed {
         self.next_number += 1;
         let standing = Standing {
             key: key.to_owned(),
+            term: 0,
             rev: 0,
+            epoch: String::new(),
             refusal: None,
         };
         self.claims.insert(number, standing);
@@ -52,12 +58,12 @@ impl Claimed {
         is_over.then_some(given_up.key)
     }
 
-    /// Takes down what came of claiming a key.
-    pub(super) fn settle(&mut self, key: &str, outcome: &Outcome) {
+    /// Takes down what came of claiming a key, in the history of this name.
+    pub(super) fn settle(&mut self, key: &str, outcome: &Outcome, epoch: &str) {
         let claims = self.claims.values_mut();
         for standing in claims.filter(|standing| standing.key == key) {
             match outcome {
-                Ok(rev) => (standing.rev, standing.refusal) = (*rev, None),
+                Ok(rev) => standing.grant(*rev, epoch),
                 Err(failure) => standing.refusal = Some(failure.clone()),
             }
         }
@@ -67,6 +73,10 @@ impl Claimed {
         self.claims.get(&number).map_or(0, |standing| standing.rev)
     }
 
+    pub(super) fn term(&self, number: u64) -> u64 {
+        self.claims.get(&number).map_or(0, |standing| standing.term)
+    }
+
     pub(super) fn refusal(&self, number: u64) -> Option<&Failure> {
         self.claims.get(&number)?.refusal.as_ref()
     }
@@ -74,12 +84,12 @@ impl Claimed {
     /// Whether the daemon has granted it on the connection before which nothing else was settled.
     pub(super) fn is_held(&self, number: u64) -> bool {
         let standing = self.claims.get(&number);
-        standing.is_some_and(|standing| standing.rev > 0 && standing.refusal.is_none())
+        standing.is_some_and(|standing| standing.term > 0 && standing.refusal.is_none())
     }
 
-    /// Whether somebody else has it, or may have had it since it was held at this revision.
-    pub(super) fn is_lost(&self, number: u64, rev: u64) -> bool {
-        !self.is_held(number) || self.rev(number) != rev
+    /// Whether somebody else has it, or may have had it since this term.
+    pub(super) fn is_lost(&self, number: u64, term: u64) -> bool {
+        !self.is_held(number) || self.term(number) != term
     }
 
     #[cfg(feature = "async")]
@@ -101,6 +111,17 @@ impl Claimed {
 
     fn has(&self, key: &str) -> bool {
         self.claims.values().any(|standing| standing.key == key)
+    }
+}
+
+impl Standing {
+    fn grant(&mut self, rev: u64, epoch: &str) {
+        self.refusal = None;
+        if (self.rev, self.epoch.as_str()) != (rev, epoch) {
+            self.term += 1;
+            self.rev = rev;
+            epoch.clone_into(&mut self.epoch);
+        }
     }
 }
 
@@ -140,27 +161,33 @@ mod tests {
         let mut claimed = Claimed::default();
         let number = claimed.add("a");
         assert!(!claimed.is_held(number));
-        claimed.settle("a", &Ok(3));
-        claimed.settle("a", &Ok(3));
-        assert!(claimed.is_held(number) && !claimed.is_lost(number, 3));
-        claimed.settle("a", &refused());
-        assert!(!claimed.is_held(number) && claimed.is_lost(number, 3));
-        assert_eq!(
-            (claimed.rev(number), claimed.refusal(number).is_some()),
-            (3, true)
-        );
-        claimed.settle("a", &Ok(9));
-        assert!(claimed.is_held(number) && claimed.is_lost(number, 3));
-        assert!(!claimed.is_lost(number, 9));
+        let mut check = |outcome: Outcome, epoch: &str, term: Option<u64>| {
+            claimed.settle("a", &outcome, epoch);
+            assert_eq!(claimed.is_held(number), term.is_some());
+            assert_eq!(claimed.refusal(number).is_none(), term.is_some());
+            let terms: Vec<u64> = (0..9).filter(|n| !claimed.is_lost(number, *n)).collect();
+            assert_eq!(terms, term.into_iter().collect::<Vec<_>>());
+        };
+        check(refused(), "e1", None);
+        check(Ok(3), "e1", Some(1));
+        check(Ok(3), "e1", Some(1));
+        check(refused(), "e1", None);
+        check(Ok(9), "e1", Some(2));
+        // A history in which it has the same revision by chance.
+        check(Ok(9), "e2", Some(3));
+        check(refused(), "e3", None);
+        // Somebody else was in the way, above or below.
+        check(Ok(9), "e2", Some(3));
+        assert_eq!((claimed.rev(number), claimed.term(number)), (9, 3));
         assert_eq!(claimed.remove(number).as_deref(), Some("a"));
-        assert!(claimed.is_lost(number, 9));
+        assert!(claimed.is_lost(number, 3));
     }
 
     #[test]
     fn what_is_to_be_released_is_found() {
         let mut claimed = Claimed::default();
         let numbers = ["a", "b", "b", "c", "d"].map(|key| claimed.add(key));
-        claimed.settle("c", &refused());
+        claimed.settle("c", &refused(), "e1");
         let earlier = claimed.clone();
         let removed = numbers[..4].iter().map(|number| claimed.remove(*number));
         let removed: Vec<_> = removed.collect();

@@ -582,7 +582,7 @@ impl Shared {
         let mut state = self.lock();
         let is_used = state.uses(client);
         if is_used {
-            state.upheld.claimed.settle(key, outcome);
+            state.upheld.claimed.settle(key, outcome, client.epoch());
             self.changed.notify_all();
         }
         is_used
@@ -616,7 +616,7 @@ impl State {
     /// Takes down what became of what was to be upheld, and takes back what has ceased to be meanwhile.
     fn received(&mut self, client: &Client, upheld: &Upheld, reception: Reception) {
         for (key, outcome) in &reception.claims {
-            self.upheld.claimed.settle(key, outcome);
+            self.upheld.claimed.settle(key, outcome, client.epoch());
         }
         self.is_refused = reception.is_refused;
         // A connection that is lost again takes the entries along.

@@ -26,8 +26,8 @@ fn with_id(line: &str, id: u64) -> String {
     line.replace(r#""id":2"#, &format!(r#""id":{id}"#))
 }
 
-fn is_lost(claim: &Claim, rev: u64) -> bool {
-    claim.wait_until_lost(rev, Some(Duration::ZERO))
+fn is_lost(claim: &Claim, term: u64) -> bool {
+    claim.wait_until_lost(term, Some(Duration::ZERO))
 }
 
 #[test]
@@ -76,13 +76,13 @@ fn what_is_claimed_is_claimed_again_before_anything_else() {
     ]);
     let link = daemons.link();
     let claim = link.claim("net.eth0").unwrap();
-    assert_eq!((claim.key(), claim.rev()), ("net.eth0", 5));
+    assert_eq!((claim.key(), claim.rev(), claim.term()), ("net.eth0", 5, 1));
     let announcement = link.announce("net.eth0.up", &1).unwrap();
     is_back.recv_timeout(PATIENCE).unwrap();
     link.client().unwrap();
     assert!(claim.is_held());
     // The daemon has kept it, so nobody else has had it.
-    assert!(!is_lost(&claim, 5));
+    assert!(!is_lost(&claim, 1));
     assert_eq!(claim.refusal(), None);
     drop(announcement);
     drop(claim);
@@ -132,16 +132,16 @@ fn a_claim_that_somebody_else_has_is_lost_until_it_is_free() {
     ]);
     let link = daemons.link();
     let claim = link.claim("net.eth0").unwrap();
-    assert!(claim.wait_until_lost(5, None));
+    assert!(claim.wait_until_lost(1, None));
     assert!(!claim.is_held());
     assert_eq!(claim.refusal().unwrap().message, "net is claimed by you");
     go.send(()).unwrap();
     until("it is claimed again", || claim.is_held());
     assert_eq!((claim.rev(), claim.refusal()), (9, None));
-    // Somebody else has had it since 5, and nobody since 9.
-    assert!(is_lost(&claim, 5) && !is_lost(&claim, 9));
+    // Somebody else has had it since the first term, and nobody since the second.
+    assert!(is_lost(&claim, 1) && !is_lost(&claim, 2));
     claim.release().unwrap();
-    assert!(!claim.is_held() && is_lost(&claim, 9));
+    assert!(!claim.is_held() && is_lost(&claim, 2));
     drop(claim);
     daemons.wait_for_script();
     daemons.wait_for_script();
@@ -168,7 +168,7 @@ fn what_ceases_to_be_claimed_during_a_connect_is_released() {
     let claim = link.claim("net.eth0").unwrap();
     is_asked.recv_timeout(PATIENCE).unwrap();
     // There is no connection on which it could be held.
-    assert!(!claim.is_held() && !is_lost(&claim, 5));
+    assert!(!claim.is_held() && !is_lost(&claim, 1));
     drop(claim);
     go.send(()).unwrap();
     daemons.wait_for_script();

@@ -152,14 +152,10 @@ fn followed(
 
 /// Tells what becomes of the connection, until that is stopped.
 fn tell_contacts(follower: Option<Follower>) {
-    let Some(mut follower) = follower else { return };
+    let Some(follower) = follower else { return };
     thread::spawn(move || {
-        loop {
-            match follower.next(None) {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(failure) => return notice(&failure.message),
-            }
+        if let Err(failure) = follower.tell_contacts() {
+            notice(&failure.message);
         }
     });
 }
@@ -168,16 +164,16 @@ fn tell_contacts(follower: Option<Follower>) {
 /// told.
 fn lost(claim: &Claimed) -> Option<Failure> {
     let key = claim.key();
-    let mut rev = claim.rev();
+    let mut term = claim.term();
     loop {
-        let _ = claim.wait_until_lost(rev, None);
+        let _ = claim.wait_until_lost(term, None);
         if let Some(refusal) = claim.refusal() {
             let failure = refused(Error::Server(refusal));
             return Some(failure.during(&format!("{key} is lost")));
         }
-        rev = match claim.rev() {
+        term = match claim.term() {
             0 => return None,
-            rev => rev,
+            term => term,
         };
         notice(&format!(
             "{key} was free while there was no connection, and is claimed again"

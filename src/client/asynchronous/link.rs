@@ -581,7 +581,7 @@ impl Shared {
     fn received(&self, client: &Client, upheld: &Upheld, reception: &Reception) {
         let mut state = self.lock();
         for (key, outcome) in &reception.claims {
-            state.upheld.claimed.settle(key, outcome);
+            state.upheld.claimed.settle(key, outcome, client.epoch());
         }
         for key in state.upheld.announced.gone_since(&upheld.announced) {
             tell_deletion(client, key);
@@ -601,7 +601,7 @@ impl Shared {
         let used = state.client.as_ref();
         let is_used = used.is_some_and(|used| used.is_same(client));
         if is_used {
-            state.upheld.claimed.settle(key, outcome);
+            state.upheld.claimed.settle(key, outcome, client.epoch());
         }
         drop(state);
         self.changed.send_replace(());

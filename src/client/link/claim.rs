@@ -21,9 +21,8 @@ use crate::wire::{ErrorCode, Failure};
 ///
 /// - Somebody else has it. Then it is *lost*: [`Claim::wait_until_lost`] tells, and what the link wants to
 ///   write there is refused. The link goes on trying once a second, until this is dropped.
-/// - Nobody has it, or not any more. Then the link has it again, at another [revision](Claim::rev).
-///   Somebody else may have written there meanwhile, so this counts as lost too for whoever waits for it
-///   with the earlier revision.
+/// - Nobody has it, or not any more. Then the link has it again, for another [term](Claim::term). Somebody
+///   else may have written there meanwhile, so whoever waits for the loss of the earlier term is told too.
 /// - There is no connection. Then nobody here can know, and [`Claim::is_held`] says `false`.
 ///
 /// ```no_run
@@ -33,11 +32,11 @@ use crate::wire::{ErrorCode, Failure};
 /// # let link = Link::new("/run/nkv.sock")?;
 /// let claim = link.claim_when_free("net.eth0", None)?;
 /// loop {
-///     let rev = claim.rev();
+///     let term = claim.term();
 ///     if claim.is_held() {
 ///         publish(&link)?; // all of it: somebody else may have written before
 ///     }
-///     claim.wait_until_lost(rev, None);
+///     claim.wait_until_lost(term, None);
 /// #   break
 /// }
 /// # Ok(())
@@ -151,8 +150,15 @@ impl Claim {
         self.key.as_str()
     }
 
-    /// The revision of the claim as it was granted last. It grows when the subtree has been free in
-    /// between, so it says of everything that is done in its name whose is newer.
+    /// How often the subtree was claimed by this: 1 at first, and one more each time when it was free in
+    /// between and is claimed again.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.link.0.lock().upheld.claimed.term(self.number)
+    }
+
+    /// The revision of the claim as it was granted last. In one history it grows from term to term, whoever
+    /// the holder is, so it tells of two who have done something in the name of the claim who is the later.
     #[must_use]
     pub fn rev(&self) -> u64 {
         self.link.0.lock().upheld.claimed.rev(self.number)
@@ -177,16 +183,16 @@ impl Claim {
         state.upheld.claimed.refusal(self.number).cloned()
     }
 
-    /// Waits until somebody else has the claim, or may have had it since it was held at this revision;
-    /// but no longer than this. Tells whether it is so. It is so as well when the claim is
+    /// Waits until somebody else has the claim, or may have had it since this [term](Claim::term); but no
+    /// longer than this. Tells whether it is so. It is so as well when the claim is
     /// [released](Claim::release). While there is no connection it waits for the next.
     #[must_use = "the time may be over"]
-    pub fn wait_until_lost(&self, rev: u64, timeout: Option<Duration>) -> bool {
+    pub fn wait_until_lost(&self, term: u64, timeout: Option<Duration>) -> bool {
         let deadline = timeout.map(instant_after);
         let shared = &self.link.0;
         let mut state = shared.lock();
         loop {
-            if state.upheld.claimed.is_lost(self.number, rev) {
+            if state.upheld.claimed.is_lost(self.number, term) {
                 return true;
             }
             state = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {

@@ -126,8 +126,16 @@ impl Claim {
         self.key.as_str()
     }
 
-    /// The revision of the claim as it was granted last. It grows when the subtree has been free in
-    /// between, so it says of everything that is done in its name whose is newer.
+    /// How often the subtree was claimed by this: 1 at first, and one more each time when it was free in
+    /// between and is claimed again.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        let state = self.link.shared().lock();
+        state.upheld.claimed.term(self.number)
+    }
+
+    /// The revision of the claim as it was granted last. In one history it grows from term to term, whoever
+    /// the holder is, so it tells of two who have done something in the name of the claim who is the later.
     #[must_use]
     pub fn rev(&self) -> u64 {
         let state = self.link.shared().lock();
@@ -149,13 +157,13 @@ impl Claim {
         state.upheld.claimed.refusal(self.number).cloned()
     }
 
-    /// Waits until somebody else has the claim, or may have had it since it was held at this revision. It
+    /// Waits until somebody else has the claim, or may have had it since this [term](Claim::term). It
     /// is so as well when the claim is [released](Claim::release). While there is no connection it waits
     /// for the next.
-    pub async fn lost(&self, rev: u64) {
+    pub async fn lost(&self, term: u64) {
         let shared = self.link.shared();
         let mut changed = shared.changed.subscribe();
-        while !shared.lock().upheld.claimed.is_lost(self.number, rev) {
+        while !shared.lock().upheld.claimed.is_lost(self.number, term) {
             // The sender is in `shared`, so there is always a next time.
             drop(changed.changed().await);
         }
