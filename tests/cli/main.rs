@@ -13,6 +13,7 @@ mod announce;
 mod burst;
 mod claim;
 mod daemon;
+mod mirror;
 mod prometheus;
 mod record;
 #[path = "../support/daemon.rs"]

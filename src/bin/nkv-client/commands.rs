@@ -18,7 +18,9 @@ use crate::output::{
     Style, buffered_stdout, entry_json, raw_text, replace_file, table, value_text, write_value,
 };
 use crate::tree::Node;
-use crate::{announce, arguments, claim, prometheus, record, replay, subscribe, top, transfer};
+use crate::{
+    announce, arguments, claim, mirror, prometheus, record, replay, subscribe, top, transfer,
+};
 
 /// Who runs a command.
 pub(crate) struct Runner {
@@ -78,6 +80,12 @@ impl Runner {
                 let recorded = record::run(target, &arguments, &self.stopper);
                 drop(interrupts);
                 recorded
+            }
+            Command::Mirror(arguments) => {
+                let interrupts = self.interrupts()?;
+                let mirrored = mirror::run(&self.daemon.target, &arguments, &self.stopper);
+                drop(interrupts);
+                mirrored
             }
             Command::Replay(arguments) => {
                 self.needs_file(&arguments.file)?;

@@ -18,6 +18,7 @@ mod failure;
 mod follow;
 mod held;
 mod interrupt;
+mod mirror;
 mod output;
 mod prometheus;
 mod record;
