@@ -3,8 +3,8 @@
 //! A claim ends with its connection, and is made again on the next one. Its revision and epoch tell
 //! whether it was free in between: after a restart of the daemon they are the same, for the daemon has
 //! kept the claim; where the daemon has let it go they are others, and somebody else may have had it
-//! meanwhile: a new *term* begins. Where somebody else has it still, the daemon refuses, and is asked
-//! again until the claim is given up.
+//! meanwhile. Then it is lost, as it is where somebody else has it still. What is lost stays lost: whoever
+//! wants to go on claims anew, and knows that nothing is as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::wire::Failure;
 /// What stands before a claimed key in the daemon's own entry for the claim.
 const PREFIX: &str = "$claims.";
 
-/// Keys to be claimed on each new connection, by number, with what came of it the last time.
+/// Keys to be claimed on each new connection, by number, with what came of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claimed {
     claims: BTreeMap<u64, Standing>,
@@ -24,12 +24,17 @@ pub(super) struct Claimed {
 #[derive(Clone, Debug)]
 struct Standing {
     key: String,
-    /// How often it was granted anew.
-    term: u64,
-    /// Of when it was granted last; `0` before that.
-    rev: u64,
-    epoch: String,
-    refusal: Option<Failure>,
+    /// The revision and the epoch at which it was granted.
+    granted: Option<(u64, String)>,
+    loss: Option<Loss>,
+}
+
+#[derive(Clone, Debug)]
+enum Loss {
+    /// The daemon refuses it.
+    Refused(Failure),
+    /// It was free for a while. The daemon has granted it again.
+    WasFree,
 }
 
 /// What the daemon has said to a claim: its revision, or why not.
@@ -41,55 +46,48 @@ impl Claimed {
         self.next_number += 1;
         let standing = Standing {
             key: key.to_owned(),
-            term: 0,
-            rev: 0,
-            epoch: String::new(),
-            refusal: None,
+            granted: None,
+            loss: None,
         };
         self.claims.insert(number, standing);
         number
     }
 
-    /// Gives a claim up, and gives its key where that is to be released: nothing else claims it, and the
-    /// daemon has not refused it.
+    /// Gives a claim up, and gives its key where that is to be released: the daemon may have granted it,
+    /// and nothing else claims it.
     pub(super) fn remove(&mut self, number: u64) -> Option<String> {
         let given_up = self.claims.remove(&number)?;
-        let is_over = given_up.refusal.is_none() && !self.has(&given_up.key);
-        is_over.then_some(given_up.key)
+        let mut others = self.claims.values();
+        let is_needed = others.any(|other| other.key == given_up.key && !other.is_refused());
+        (!given_up.is_refused() && !is_needed).then_some(given_up.key)
     }
 
     /// Takes down what came of claiming a key, in the history of this name.
     pub(super) fn settle(&mut self, key: &str, outcome: &Outcome, epoch: &str) {
         let claims = self.claims.values_mut();
         for standing in claims.filter(|standing| standing.key == key) {
-            match outcome {
-                Ok(rev) => standing.grant(*rev, epoch),
-                Err(failure) => standing.refusal = Some(failure.clone()),
-            }
+            standing.settle(outcome, epoch);
         }
     }
 
+    /// The revision at which it was granted; `0` before that.
     pub(super) fn rev(&self, number: u64) -> u64 {
-        self.claims.get(&number).map_or(0, |standing| standing.rev)
-    }
-
-    pub(super) fn term(&self, number: u64) -> u64 {
-        self.claims.get(&number).map_or(0, |standing| standing.term)
+        let standing = self.claims.get(&number);
+        let granted = standing.and_then(|standing| standing.granted.as_ref());
+        granted.map_or(0, |(rev, _)| *rev)
     }
 
     pub(super) fn refusal(&self, number: u64) -> Option<&Failure> {
-        self.claims.get(&number)?.refusal.as_ref()
+        match &self.claims.get(&number)?.loss {
+            Some(Loss::Refused(failure)) => Some(failure),
+            _ => None,
+        }
     }
 
-    /// Whether the daemon has granted it on the connection before which nothing else was settled.
-    pub(super) fn is_held(&self, number: u64) -> bool {
+    /// Whether it was granted and somebody else has it, or may have had it; or it was given up.
+    pub(super) fn is_lost(&self, number: u64) -> bool {
         let standing = self.claims.get(&number);
-        standing.is_some_and(|standing| standing.term > 0 && standing.refusal.is_none())
-    }
-
-    /// Whether somebody else has it, or may have had it since this term.
-    pub(super) fn is_lost(&self, number: u64, term: u64) -> bool {
-        !self.is_held(number) || self.term(number) != term
+        standing.is_none_or(|standing| standing.loss.is_some())
     }
 
     #[cfg(feature = "async")]
@@ -97,31 +95,36 @@ impl Claimed {
         self.claims.is_empty()
     }
 
+    /// What is to be claimed on a new connection.
     pub(super) fn keys(&self) -> BTreeSet<&str> {
         let claims = self.claims.values();
-        claims.map(|standing| standing.key.as_str()).collect()
+        let wanted = claims.filter(|standing| standing.loss.is_none());
+        wanted.map(|standing| standing.key.as_str()).collect()
     }
 
     /// The keys that were claimed then and are not now: to be released on a connection on which they were
     /// claimed meanwhile.
     pub(super) fn gone_since<'a>(&'a self, earlier: &'a Claimed) -> impl Iterator<Item = &'a str> {
         let keys = earlier.keys().into_iter();
-        keys.filter(|key| !self.has(key))
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.claims.values().any(|standing| standing.key == key)
+        keys.filter(|key| self.claims.values().all(|standing| standing.key != *key))
     }
 }
 
 impl Standing {
-    fn grant(&mut self, rev: u64, epoch: &str) {
-        self.refusal = None;
-        if (self.rev, self.epoch.as_str()) != (rev, epoch) {
-            self.term += 1;
-            self.rev = rev;
-            epoch.clone_into(&mut self.epoch);
+    fn settle(&mut self, outcome: &Outcome, epoch: &str) {
+        if self.loss.is_some() {
+            return;
         }
+        match (outcome, &self.granted) {
+            (Ok(rev), None) => self.granted = Some((*rev, epoch.to_owned())),
+            (Ok(rev), Some((before, history))) if rev == before && epoch == history => {}
+            (Ok(_), Some(_)) => self.loss = Some(Loss::WasFree),
+            (Err(failure), _) => self.loss = Some(Loss::Refused(failure.clone())),
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.loss, Some(Loss::Refused(_)))
     }
 }
 
@@ -156,39 +159,43 @@ mod tests {
         Err(result.unwrap_err())
     }
 
+    /// Each word is what the daemon says in the history after the `@`: a revision, or `no`.
     #[test]
     fn what_becomes_of_a_claim_is_known() {
-        let mut claimed = Claimed::default();
-        let number = claimed.add("a");
-        assert!(!claimed.is_held(number));
-        let mut check = |outcome: Outcome, epoch: &str, term: Option<u64>| {
-            claimed.settle("a", &outcome, epoch);
-            assert_eq!(claimed.is_held(number), term.is_some());
-            assert_eq!(claimed.refusal(number).is_none(), term.is_some());
-            let terms: Vec<u64> = (0..9).filter(|n| !claimed.is_lost(number, *n)).collect();
-            assert_eq!(terms, term.into_iter().collect::<Vec<_>>());
+        let check = |script: &str, rev: u64, is_lost: bool, is_refused: bool| {
+            let mut claimed = Claimed::default();
+            let number = claimed.add("a");
+            for word in script.split_whitespace() {
+                let (what, epoch) = word.split_once('@').unwrap();
+                let outcome = what.parse().map_or_else(|_| refused(), Ok);
+                claimed.settle("a", &outcome, epoch);
+            }
+            assert_eq!(claimed.rev(number), rev, "{script}");
+            assert_eq!(claimed.is_lost(number), is_lost, "{script}");
+            assert_eq!(claimed.refusal(number).is_some(), is_refused, "{script}");
+            assert_eq!(claimed.keys().is_empty(), is_lost, "{script}");
+            let released = (!is_refused).then_some("a");
+            assert_eq!(claimed.remove(number).as_deref(), released, "{script}");
+            assert!(claimed.is_lost(number), "{script}");
         };
-        check(refused(), "e1", None);
-        check(Ok(3), "e1", Some(1));
-        check(Ok(3), "e1", Some(1));
-        check(refused(), "e1", None);
-        check(Ok(9), "e1", Some(2));
+        check("", 0, false, false);
+        check("no@e", 0, true, true);
+        check("3@e 3@e", 3, false, false);
+        check("3@e no@e", 3, true, true);
+        check("3@e 9@e", 3, true, false);
         // A history in which it has the same revision by chance.
-        check(Ok(9), "e2", Some(3));
-        check(refused(), "e3", None);
-        // Somebody else was in the way, above or below.
-        check(Ok(9), "e2", Some(3));
-        assert_eq!((claimed.rev(number), claimed.term(number)), (9, 3));
-        assert_eq!(claimed.remove(number).as_deref(), Some("a"));
-        assert!(claimed.is_lost(number, 3));
+        check("3@e 3@f", 3, true, false);
+        // What is lost stays lost.
+        check("3@e no@e 3@e", 3, true, true);
+        check("3@e 9@e 3@e", 3, true, false);
     }
 
     #[test]
     fn what_is_to_be_released_is_found() {
         let mut claimed = Claimed::default();
         let numbers = ["a", "b", "b", "c", "d"].map(|key| claimed.add(key));
-        claimed.settle("c", &refused(), "e1");
         let earlier = claimed.clone();
+        claimed.settle("c", &refused(), "e");
         let removed = numbers[..4].iter().map(|number| claimed.remove(*number));
         let removed: Vec<_> = removed.collect();
         assert_eq!(removed, [Some("a".into()), None, Some("b".into()), None]);
@@ -196,6 +203,11 @@ mod tests {
         assert_eq!(claimed.keys().into_iter().collect::<Vec<_>>(), ["d"]);
         let gone: Vec<_> = claimed.gone_since(&earlier).collect();
         assert_eq!(gone, ["a", "b", "c"]);
+        // One that was refused before does not keep what was granted later.
+        claimed.settle("d", &refused(), "e");
+        let later = claimed.add("d");
+        claimed.settle("d", &Ok(5), "e");
+        assert_eq!(claimed.remove(later).as_deref(), Some("d"));
     }
 
     #[test]

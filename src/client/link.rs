@@ -86,7 +86,7 @@ struct State {
     /// No attempt before this.
     next_attempt: Option<Instant>,
     upheld: Upheld,
-    /// Whether the daemon has refused something of that.
+    /// Whether the daemon has refused an announcement.
     is_refused: bool,
     has_keeper: bool,
 }
@@ -105,7 +105,7 @@ impl Upheld {
     }
 }
 
-/// What the daemon has said to all that.
+/// What the daemon has said to all that; whether it has refused an announcement.
 #[derive(Debug, Default)]
 pub(super) struct Reception {
     pub(super) claims: Vec<(String, Outcome)>,
@@ -563,7 +563,7 @@ impl Shared {
         Ok((client, reception))
     }
 
-    /// Claims and announces everything once more, because something was refused.
+    /// Claims and announces everything once more, because an announcement was refused.
     fn uphold_again(&self, client: &Client) {
         let upheld = self.lock().upheld.clone();
         // A connection that is lost is noticed by whoever waits for its end.
@@ -701,7 +701,6 @@ fn uphold(client: &Client, upheld: &Upheld) -> Result<Reception, Error> {
     let mut reception = Reception::default();
     for (key, claim) in claims {
         let outcome = refusal(claim.wait())?;
-        reception.is_refused |= outcome.is_err();
         reception.claims.push((key.to_owned(), outcome));
     }
     for put in puts {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nkv::client::{Claim, ErrorCode};
 
-use crate::daemons::{Daemons, PATIENCE, then, until};
+use crate::daemons::{Daemons, PATIENCE, then};
 use crate::peer::{Peer, client};
 
 const CLAIM: &str = r#"{"id":2,"op":"claim","key":"net.eth0"}"#;
@@ -26,8 +26,8 @@ fn with_id(line: &str, id: u64) -> String {
     line.replace(r#""id":2"#, &format!(r#""id":{id}"#))
 }
 
-fn is_lost(claim: &Claim, term: u64) -> bool {
-    claim.wait_until_lost(term, Some(Duration::ZERO))
+fn is_lost(claim: &Claim) -> bool {
+    claim.wait_until_lost(Some(Duration::ZERO))
 }
 
 #[test]
@@ -76,13 +76,13 @@ fn what_is_claimed_is_claimed_again_before_anything_else() {
     ]);
     let link = daemons.link();
     let claim = link.claim("net.eth0").unwrap();
-    assert_eq!((claim.key(), claim.rev(), claim.term()), ("net.eth0", 5, 1));
+    assert_eq!((claim.key(), claim.rev()), ("net.eth0", 5));
     let announcement = link.announce("net.eth0.up", &1).unwrap();
     is_back.recv_timeout(PATIENCE).unwrap();
     link.client().unwrap();
     assert!(claim.is_held());
     // The daemon has kept it, so nobody else has had it.
-    assert!(!is_lost(&claim, 1));
+    assert!(!is_lost(&claim));
     assert_eq!(claim.refusal(), None);
     drop(announcement);
     drop(claim);
@@ -113,8 +113,7 @@ fn what_is_taken_is_told_at_once_and_not_claimed_again() {
 }
 
 #[test]
-fn a_claim_that_somebody_else_has_is_lost_until_it_is_free() {
-    let (go, is_free) = mpsc::channel::<()>();
+fn what_somebody_else_has_is_lost() {
     let daemons = Daemons::play(vec![
         then(|peer| {
             assert_eq!(peer.line(), CLAIM);
@@ -123,25 +122,51 @@ fn a_claim_that_somebody_else_has_is_lost_until_it_is_free() {
         then(move |peer| {
             assert_eq!(peer.line(), CLAIM);
             refuse(peer, CLAIM, TAKEN);
+            // It is made anew by whoever wants it, and the lost one is of no consequence.
             assert_eq!(peer.line(), with_id(CLAIM, 3));
-            is_free.recv().unwrap();
             grant(peer, &with_id(CLAIM, 3), 9);
-            assert_eq!(peer.line(), r#"{"id":4,"op":"release","key":"net.eth0"}"#);
-            peer.say(r#"{"id":4,"ok":true,"rev":10}"#);
+            assert_eq!(peer.line(), r#"{"id":4,"op":"ping"}"#);
+            peer.say(r#"{"id":4,"ok":true}"#);
+            assert_eq!(peer.line(), r#"{"id":5,"op":"release","key":"net.eth0"}"#);
+            peer.say(r#"{"id":5,"ok":true,"rev":10}"#);
         }),
     ]);
     let link = daemons.link();
     let claim = link.claim("net.eth0").unwrap();
-    assert!(claim.wait_until_lost(1, None));
+    assert!(claim.wait_until_lost(None));
     assert!(!claim.is_held());
     assert_eq!(claim.refusal().unwrap().message, "net is claimed by you");
-    go.send(()).unwrap();
-    until("it is claimed again", || claim.is_held());
-    assert_eq!((claim.rev(), claim.refusal()), (9, None));
-    // Somebody else has had it since the first term, and nobody since the second.
-    assert!(is_lost(&claim, 1) && !is_lost(&claim, 2));
-    claim.release().unwrap();
-    assert!(!claim.is_held() && is_lost(&claim, 2));
+    let again = link.claim("net.eth0").unwrap();
+    assert!(again.is_held() && !claim.is_held());
+    assert_eq!((again.rev(), again.refusal()), (9, None));
+    drop(claim);
+    link.client().unwrap().ping().unwrap();
+    again.release().unwrap();
+    assert!(!again.is_held() && is_lost(&again));
+    drop(again);
+    daemons.wait_for_script();
+    daemons.wait_for_script();
+}
+
+#[test]
+fn what_was_free_is_lost() {
+    let daemons = Daemons::play(vec![
+        then(|peer| {
+            assert_eq!(peer.line(), CLAIM);
+            grant(peer, CLAIM, 5);
+        }),
+        then(move |peer| {
+            assert_eq!(peer.line(), CLAIM);
+            grant(peer, CLAIM, 9);
+            // The daemon has granted it, so it is to be released.
+            assert_eq!(peer.line(), r#"{"id":3,"op":"release","key":"net.eth0"}"#);
+        }),
+    ]);
+    let link = daemons.link();
+    let claim = link.claim("net.eth0").unwrap();
+    assert!(claim.wait_until_lost(None));
+    assert!(!claim.is_held());
+    assert_eq!(claim.refusal(), None);
     drop(claim);
     daemons.wait_for_script();
     daemons.wait_for_script();
@@ -168,7 +193,7 @@ fn what_ceases_to_be_claimed_during_a_connect_is_released() {
     let claim = link.claim("net.eth0").unwrap();
     is_asked.recv_timeout(PATIENCE).unwrap();
     // There is no connection on which it could be held.
-    assert!(!claim.is_held() && !is_lost(&claim, 1));
+    assert!(!claim.is_held() && !is_lost(&claim));
     drop(claim);
     go.send(()).unwrap();
     daemons.wait_for_script();

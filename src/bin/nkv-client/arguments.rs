@@ -93,7 +93,7 @@ pub(crate) enum Command {
     ///
     /// The claim is of the key and all that lies below it, and belongs to this program: a COMMAND can't
     /// write there either, so it is a lock for it. It comes back when the daemon was away. When somebody
-    /// else has it by then, the command gets SIGTERM. With a COMMAND the exit code is the command's;
+    /// else has it by then, or may have had it, the command gets SIGTERM. With a COMMAND the exit code is the command's;
     /// SIGTERM and SIGHUP are passed on to it. In the shell the claim is the shell's, until release.
     Claim(Claim),
     /// Keep a directory of files, one a key, in step with a part of the keyspace, until interrupted

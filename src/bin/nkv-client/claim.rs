@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,24 +57,25 @@ impl Claiming {
         })
     }
 
-    /// Keeps it until somebody else has it.
+    /// Keeps it until it is lost.
     pub(crate) fn until_lost(self) -> Result<(), Failure> {
         tell_contacts(self.follower);
-        match lost(&self.claim) {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
+        self.claim.wait_until_lost(None);
+        Err(loss(&self.claim))
     }
 
     /// Keeps it as long as a command runs, whose exit code becomes this program's. The command is asked
-    /// to end where somebody else has the claim.
+    /// to end where the claim is lost.
     pub(crate) fn during(self, command: &[OsString]) -> Result<(), Failure> {
         let running = Running::start(command)?;
         tell_contacts(self.follower);
+        let has_ended = Arc::new(AtomicBool::new(false));
         let (claim, process) = (Arc::clone(&self.claim), running.process());
-        let watch = thread::spawn(move || end_without(&claim, process));
+        let is_over = Arc::clone(&has_ended);
+        let watch = thread::spawn(move || end_without(&claim, process, &is_over));
         let ended = running.wait();
         // Neither the end of the claim nor that of the connection is to be told now.
+        has_ended.store(true, Ordering::Relaxed);
         self.stopper.stop();
         // Without a connection the daemon lets go by itself.
         drop(self.claim.release());
@@ -160,33 +162,22 @@ fn tell_contacts(follower: Option<Follower>) {
     });
 }
 
-/// Waits until somebody else has the claim; `None` where it was released. That it was free for a while is
-/// told.
-fn lost(claim: &Claimed) -> Option<Failure> {
-    let key = claim.key();
-    let mut term = claim.term();
-    loop {
-        let _ = claim.wait_until_lost(term, None);
-        if let Some(refusal) = claim.refusal() {
-            let failure = refused(Error::Server(refusal));
-            return Some(failure.during(&format!("{key} is lost")));
-        }
-        term = match claim.term() {
-            0 => return None,
-            term => term,
-        };
-        notice(&format!(
-            "{key} was free while there was no connection, and is claimed again"
-        ));
+/// Asks a command to end when the claim is lost before.
+fn end_without(claim: &Claimed, process: Process, has_ended: &AtomicBool) {
+    claim.wait_until_lost(None);
+    if !has_ended.load(Ordering::Relaxed) {
+        notice(&loss(claim).message);
+        process.terminate();
     }
 }
 
-/// Asks a command to end when the claim is lost.
-fn end_without(claim: &Claimed, process: Process) {
-    if let Some(failure) = lost(claim) {
-        notice(&failure.message);
-        process.terminate();
-    }
+/// Why a claim is lost.
+fn loss(claim: &Claimed) -> Failure {
+    let failure = match claim.refusal() {
+        Some(refusal) => refused(Error::Server(refusal)),
+        None => Failure::new(REFUSED, "it was free while there was no connection"),
+    };
+    failure.during(&format!("{} is lost", claim.key()))
 }
 
 fn checked(key: &str) -> Result<Key, Failure> {
@@ -210,11 +201,11 @@ fn unless_taken<T>(claimed: Result<T, Error>) -> Result<Option<T>, Failure> {
 fn refused(error: Error) -> Failure {
     let is_conflict = is_conflict(&error);
     let failure = Failure::from(error);
-    match is_conflict {
-        true => Failure {
-            code: REFUSED,
-            ..failure
-        },
-        false => failure,
+    if !is_conflict {
+        return failure;
+    }
+    Failure {
+        code: REFUSED,
+        ..failure
     }
 }

@@ -534,8 +534,8 @@ impl Drop for Kept {
 }
 
 impl Shared {
-    /// Makes a connection on which everything is upheld, and tells whether the daemon has refused
-    /// something of that, which is no reason to be without one.
+    /// Makes a connection on which everything is upheld, and tells whether the daemon has refused an
+    /// announcement, which is no reason to be without one.
     async fn connect(&self) -> Result<(Client, bool), Error> {
         let client = self.options.client.connect(&self.address).await?;
         let is_refused = self.uphold(&client).await?;
@@ -566,7 +566,6 @@ impl Shared {
                 Err(Error::Server(failure)) => Err(failure),
                 Err(error) => return Err(error),
             };
-            reception.is_refused |= outcome.is_err();
             reception.claims.push((key.to_owned(), outcome));
         }
         for ticket in puts {

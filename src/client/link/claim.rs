@@ -15,28 +15,21 @@ use crate::wire::{ErrorCode, Failure};
 /// lets go of the subtree.
 ///
 /// On each new connection the link claims again, before anything else is done there. Over a restart of the
-/// daemon the claim stays for 10 s, which a link uses to come back: it is the same claim then, at the same
-/// revision. After a connection that was lost for another reason, or for longer, it has been free, and three
-/// things can have happened:
-///
-/// - Somebody else has it. Then it is *lost*: [`Claim::wait_until_lost`] tells, and what the link wants to
-///   write there is refused. The link goes on trying once a second, until this is dropped.
-/// - Nobody has it, or not any more. Then the link has it again, for another [term](Claim::term). Somebody
-///   else may have written there meanwhile, so whoever waits for the loss of the earlier term is told too.
-/// - There is no connection. Then nobody here can know, and [`Claim::is_held`] says `false`.
+/// daemon the claim stays for 10 s, which a link uses to come back: it is the same claim then, and nobody
+/// else had it in between. After a connection that was lost for another reason, or for longer, it has been
+/// free. Then it is **lost**, whether somebody else has it or the link was quicker: somebody else may have
+/// written there. [`Claim::wait_until_lost`] tells, and what is lost stays so: to go on, make another one.
+/// While there is no connection nobody here can know, and [`Claim::is_held`] says `false`.
 ///
 /// ```no_run
 /// # use nkv::client::{Error, Link};
 /// # fn publish(link: &Link) -> Result<(), Error> { link.put("net.eth0.mtu", &1500).map(drop) }
 /// # fn main() -> Result<(), Error> {
 /// # let link = Link::new("/run/nkv.sock")?;
-/// let claim = link.claim_when_free("net.eth0", None)?;
 /// loop {
-///     let term = claim.term();
-///     if claim.is_held() {
-///         publish(&link)?; // all of it: somebody else may have written before
-///     }
-///     claim.wait_until_lost(term, None);
+///     let claim = link.claim_when_free("net.eth0", None)?;
+///     publish(&link)?; // all of it: somebody else may have written before
+///     claim.wait_until_lost(None);
 /// #   break
 /// }
 /// # Ok(())
@@ -150,51 +143,40 @@ impl Claim {
         self.key.as_str()
     }
 
-    /// How often the subtree was claimed by this: 1 at first, and one more each time when it was free in
-    /// between and is claimed again.
-    #[must_use]
-    pub fn term(&self) -> u64 {
-        self.link.0.lock().upheld.claimed.term(self.number)
-    }
-
-    /// The revision of the claim as it was granted last. In one history it grows from term to term, whoever
-    /// the holder is, so it tells of two who have done something in the name of the claim who is the later.
+    /// The revision of the claim. In one history it grows from claim to claim of the key, whoever makes them,
+    /// so it tells of two who have done something in the name of the claim who is the later.
     #[must_use]
     pub fn rev(&self) -> u64 {
         self.link.0.lock().upheld.claimed.rev(self.number)
     }
 
-    /// Whether the link has the claim now, on a connection that is not known to be lost.
+    /// Whether the link has the claim now, on a connection that is not known to be lost, and nobody else
+    /// has had it since this was made.
     #[must_use]
     pub fn is_held(&self) -> bool {
         let state = self.link.0.lock();
-        let is_granted = state.upheld.claimed.is_held(self.number);
+        let is_lost = state.upheld.claimed.is_lost(self.number);
         let client = state.client.clone();
         drop(state);
         // Looks at the socket, so not under the lock.
-        is_granted && client.is_some_and(|client| !client.is_closed())
+        !is_lost && client.is_some_and(|client| !client.is_closed())
     }
 
-    /// Why the daemon does not give it back; `None` while it is held, and while there is no connection
-    /// after it was held.
+    /// Why the daemon has not given it back, where it was lost that way.
     #[must_use]
     pub fn refusal(&self) -> Option<Failure> {
         let state = self.link.0.lock();
         state.upheld.claimed.refusal(self.number).cloned()
     }
 
-    /// Waits until somebody else has the claim, or may have had it since this [term](Claim::term); but no
-    /// longer than this. Tells whether it is so. It is so as well when the claim is
-    /// [released](Claim::release). While there is no connection it waits for the next.
-    #[must_use = "the time may be over"]
-    pub fn wait_until_lost(&self, term: u64, timeout: Option<Duration>) -> bool {
+    /// Waits until somebody else has the claim, or may have had it, since this was made; but no longer than
+    /// this. Tells whether it is so. It is so as well when the claim is [released](Claim::release). While
+    /// there is no connection it waits for the next.
+    pub fn wait_until_lost(&self, timeout: Option<Duration>) -> bool {
         let deadline = timeout.map(instant_after);
         let shared = &self.link.0;
         let mut state = shared.lock();
-        loop {
-            if state.upheld.claimed.is_lost(self.number, term) {
-                return true;
-            }
+        while !state.upheld.claimed.is_lost(self.number) {
             state = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(Duration::ZERO) => return false,
                 Some(left) => {
@@ -207,6 +189,7 @@ impl Claim {
                 }
             };
         }
+        true
     }
 
     /// Lets go of it now, and waits until the daemon has; dropping it does not wait.

@@ -126,44 +126,35 @@ impl Claim {
         self.key.as_str()
     }
 
-    /// How often the subtree was claimed by this: 1 at first, and one more each time when it was free in
-    /// between and is claimed again.
-    #[must_use]
-    pub fn term(&self) -> u64 {
-        let state = self.link.shared().lock();
-        state.upheld.claimed.term(self.number)
-    }
-
-    /// The revision of the claim as it was granted last. In one history it grows from term to term, whoever
-    /// the holder is, so it tells of two who have done something in the name of the claim who is the later.
+    /// The revision of the claim. In one history it grows from claim to claim of the key, whoever makes them,
+    /// so it tells of two who have done something in the name of the claim who is the later.
     #[must_use]
     pub fn rev(&self) -> u64 {
         let state = self.link.shared().lock();
         state.upheld.claimed.rev(self.number)
     }
 
-    /// Whether the link has the claim now, on a connection that is not known to be lost.
+    /// Whether the link has the claim now, on a connection that is not known to be lost, and nobody else
+    /// has had it since this was made.
     #[must_use]
     pub fn is_held(&self) -> bool {
         let state = self.link.shared().lock();
-        state.upheld.claimed.is_held(self.number) && state.living().is_some()
+        !state.upheld.claimed.is_lost(self.number) && state.living().is_some()
     }
 
-    /// Why the daemon does not give it back; `None` while it is held, and while there is no connection
-    /// after it was held.
+    /// Why the daemon has not given it back, where it was lost that way.
     #[must_use]
     pub fn refusal(&self) -> Option<Failure> {
         let state = self.link.shared().lock();
         state.upheld.claimed.refusal(self.number).cloned()
     }
 
-    /// Waits until somebody else has the claim, or may have had it since this [term](Claim::term). It
-    /// is so as well when the claim is [released](Claim::release). While there is no connection it waits
-    /// for the next.
-    pub async fn lost(&self, term: u64) {
+    /// Waits until somebody else has the claim, or may have had it, since this was made. It is so as well
+    /// when the claim is [released](Claim::release). While there is no connection it waits for the next.
+    pub async fn lost(&self) {
         let shared = self.link.shared();
         let mut changed = shared.changed.subscribe();
-        while !shared.lock().upheld.claimed.is_lost(self.number, term) {
+        while !shared.lock().upheld.claimed.is_lost(self.number) {
             // The sender is in `shared`, so there is always a next time.
             drop(changed.changed().await);
         }
