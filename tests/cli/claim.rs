@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
 use crate::daemon::{Daemon, client};
-use crate::support::Plan;
+use crate::support::{Plan, until};
 use crate::{Lines, run};
 
 fn told(address: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -26,6 +26,15 @@ fn wait_for_claim(address: &str, key: &str, options: &[&str]) {
     let claim = format!("$claims.{key}");
     let (code, _, stderr) = told(address, &[&["wait", &claim], options].concat());
     assert_eq!(code, Some(0), "{stderr}");
+}
+
+/// Waits until so many follow claims: a holder its own, once it has it, and who waits what is in the way.
+fn wait_for_followers(address: &str, count: u64) {
+    until("they follow", || {
+        let (_, stdout, _) = told(address, &["stats", "--json"]);
+        let stats: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        stats["subscriptions"] == count
+    });
 }
 
 fn signal(lines: &Lines, name: &str) {
@@ -130,12 +139,7 @@ fn who_waits_has_it_when_the_other_lets_go() {
     let holder = Lines::of(&daemon, &["claim", "net"]);
     wait_for_claim(&address, "net", &[]);
     let mut waiting = Lines::of(&daemon, &["claim", "net.eth0", "--wait", "echo", "mine"]);
-    crate::support::until("it is waited for", || {
-        let (_, stdout, _) = told(&address, &["stats", "--json"]);
-        let stats: serde_json::Value = serde_json::from_str(&stdout).unwrap();
-        // The holder follows its own claim.
-        stats["subscriptions"] == 2
-    });
+    wait_for_followers(&address, 2);
     holder.kill();
     waiting.expect("mine");
     assert_eq!(waiting.end(), (Some(0), String::new()));
@@ -184,7 +188,7 @@ fn a_command_that_has_lost_its_claim_is_asked_to_end() {
     let mut holder = Lines::of(&daemon, &["claim", "lock", "sh", "-c", command]);
     holder.expect("ready");
     let other = Lines::of(&daemon, &["claim", "other"]);
-    wait_for_claim(&address, "other", &[]);
+    wait_for_followers(&address, 2);
     // While they are stopped they can't come back.
     signal(&holder, "STOP");
     signal(&other, "STOP");
@@ -212,7 +216,7 @@ fn a_command_that_has_lost_its_claim_is_asked_to_end() {
 fn a_lost_claim_without_a_command_ends_the_program() {
     let mut daemon = Daemon::start();
     let holder = Lines::of(&daemon, &["claim", "lock"]);
-    wait_for_claim(&daemon.address(), "lock", &[]);
+    wait_for_followers(&daemon.address(), 1);
     signal(&holder, "STOP");
     daemon.restart();
     let winner = Lines::of(&daemon, &["claim", "lock"]);

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nkv::Key;
-use nkv::client::{Claim as Claimed, Client, Error, ErrorCode, Link};
+use nkv::client::{Claim as Claimed, Client, Error, ErrorCode, Link, PATIENCE};
 
 use crate::arguments::Claim;
 use crate::daemon::Target;
@@ -37,7 +37,9 @@ impl Claiming {
         stopper: &Arc<Stopper>,
     ) -> Result<Claiming, Failure> {
         let key = checked(&arguments.key)?;
-        let link = target.link();
+        // A mistyped address is told at once, and a connection that is lost later is waited for.
+        drop(target.connect()?);
+        let link = target.link_within(PATIENCE);
         let claim = match link.claim(&key) {
             Err(error) if arguments.wait && is_conflict(&error) => {
                 until_free(&link, arguments, stopper, || match link.claim(&key) {
@@ -48,7 +50,6 @@ impl Claiming {
             }
             done => done.map_err(refused)?,
         };
-        // After this no lost connection is a failure.
         let follower = followed(&link, &format!("$claims.{key}"), true, stopper)?;
         Ok(Claiming {
             claim: Arc::new(claim),
