@@ -228,6 +228,34 @@ fn a_lost_claim_without_a_command_ends_the_program() {
     winner.kill();
 }
 
+/// Rules may keep claims from being seen; they are made and waited for all the same.
+#[test]
+fn who_may_not_see_claims_waits_for_them() {
+    let plan = Plan::new();
+    let rules = plan.directory().join("rules");
+    std::fs::write(&rules, "allow anyone own,write *\n").unwrap();
+    let daemon = plan.with(&["--access", rules.to_str().unwrap()]).start();
+    let address = daemon.socket().to_str().unwrap().to_owned();
+    let (code, _, stderr) = told(&address, &["get", "$claims.*"]);
+    assert_eq!(code, Some(4), "{stderr}");
+    let mut holder = Lines::at(
+        &address,
+        &["claim", "net", "sh", "-c", "echo mine; exec sleep 1000"],
+    );
+    holder.expect("mine");
+    let mut waiting = Lines::at(&address, &["claim", "net", "-w", "echo", "mine"]);
+    until("it has been refused", || {
+        let (_, stdout, _) = told(&address, &["stats", "--json"]);
+        let stats: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        // The pattern, what each of them would follow, and the claim.
+        stats["errors"].as_u64() > Some(3)
+    });
+    signal(&holder, "TERM");
+    waiting.expect("mine");
+    assert_eq!(waiting.end(), (Some(0), String::new()));
+    assert_eq!(holder.end().0, Some(143));
+}
+
 #[test]
 fn a_shell_claims_for_itself() {
     let daemon = Daemon::start();
