@@ -238,6 +238,22 @@ fn metrics_have_the_daemons_figures() {
     assert_eq!(labels[0].1, env!("CARGO_PKG_VERSION"));
 }
 
+#[test]
+fn what_users_take_has_a_table() {
+    let daemon = Daemon::start();
+    printed(&daemon.address(), &["put", "a", "22"]);
+    let table = printed(&daemon.address(), &["stats"]);
+    let (_, users) = table.split_once("\n\n").unwrap();
+    let rows: Vec<Vec<&str>> = users
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let head = "UID CONNECTIONS SUBSCRIPTIONS KEYS BYTES BUFFERED";
+    assert_eq!(rows[0].join(" "), head);
+    assert_eq!(rows[1][1..].join(" "), "1 0 1 3 0");
+    assert_eq!(rows.len(), 2);
+}
+
 /// A daemon of another version may tell what this client knows nothing of.
 #[test]
 fn what_is_not_known_is_told_as_that() {
