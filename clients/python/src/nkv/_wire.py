@@ -1,0 +1,256 @@
+"""The protocol's lines as values: what is asked becomes text, and what is told becomes fields.
+
+A request is the text of its fields without the id, with what its answer is read by and whether it may be
+repeated (`Retry`). So every operation is told once here, and clients only carry requests.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Generic, List, Optional, Tuple, TypeVar
+
+from ._values import Entry, Value, Written, decode, dumps, payload
+from .errors import BadKey, ProtocolError
+
+T_co = TypeVar("T_co", covariant=True)
+Fields = Dict[str, Any]
+
+
+class Retry(enum.Enum):
+    """Whether a request may be sent again when its answer was lost with the connection."""
+
+    NEVER = 0
+    SAME_HISTORY = 1
+    """As long as revisions mean the same, because it says which revision it replaces."""
+    HARMLESS = 2
+    """What is there already changes nothing."""
+    READ = 3
+
+
+@dataclass(frozen=True)
+class Request(Generic[T_co]):
+    """What is asked, and how the answer is read."""
+
+    body: str
+    read: Callable[[Fields], T_co]
+    retry: Retry = Retry.NEVER
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list."""
+
+    entries: List[Fields]
+    has_more: bool
+
+
+def hello(name: str, token: Optional[str]) -> Request[Fields]:
+    shown = "" if token is None else f',"token":{dumps(token)}'
+    return Request(f'"op":"hello","client":{dumps(name)}{shown}', _as_it_is)
+
+
+def get(key: str) -> Request[Entry]:
+    return Request(f'"op":"get","key":{_plain(key)}', entry, Retry.READ)
+
+
+def page(pattern: str, after: Optional[str], keys_only: bool) -> Request[Page]:
+    body = f'"op":"get","key":{dumps(pattern)}'
+    if after is not None:
+        body += f',"after":{dumps(after)}'
+    if keys_only:
+        body += ',"keys_only":true'
+    return Request(
+        body, lambda fields: Page(fields["entries"], fields.get("more", False)), Retry.READ
+    )
+
+
+def put(
+    key: str,
+    value: Any,
+    if_rev: Optional[int] = None,
+    if_changed: bool = False,
+    lifetime: Optional[str] = None,
+    ttl: Optional[float] = None,
+) -> Request[Written]:
+    body = f'"op":"put","key":{dumps(key)},{payload(value)}'
+    if if_rev is not None:
+        body += f',"if_rev":{if_rev:d}'
+    if if_changed:
+        body += ',"if_changed":true'
+    if lifetime is not None:
+        body += f',"lifetime":{dumps(lifetime)}'
+    if ttl is not None:
+        body += f',"ttl_ms":{_milliseconds(ttl)}'
+    retry = Retry.NEVER
+    if if_rev is not None:
+        retry = Retry.SAME_HISTORY
+    elif if_changed:
+        retry = Retry.HARMLESS
+    return Request(body, _written, retry)
+
+
+def delete(key: str, if_rev: Optional[int] = None) -> Request[int]:
+    """Never repeated: it could take away what somebody else has put meanwhile."""
+    return delete_matching(key, if_rev) if "*" not in key else _refuse(key)
+
+
+def delete_matching(pattern: str, if_rev: Optional[int] = None) -> Request[int]:
+    body = f'"op":"delete","key":{dumps(pattern)}'
+    if if_rev is not None:
+        body += f',"if_rev":{if_rev:d}'
+    return Request(body, lambda fields: int(fields["deleted"]))
+
+
+def check(key: str, rev: int) -> str:
+    return f'"op":"check","key":{_plain(key)},"if_rev":{rev:d}'
+
+
+def batch(operations: List[str]) -> Request[int]:
+    inner = ",".join(f"{{{operation}}}" for operation in operations)
+    return Request(f'"op":"batch","ops":[{inner}]', lambda fields: int(fields["rev"]))
+
+
+def subscribe(
+    pattern: str,
+    exact: bool,
+    initial: bool,
+    cuts: bool,
+    since: Optional[Tuple[int, str]],
+) -> Request[Fields]:
+    body = f'"op":"subscribe","key":{dumps(pattern)}'
+    if exact:
+        body += ',"exact":true'
+    if not initial:
+        body += ',"initial":false'
+    if cuts:
+        body += ',"cuts":true'
+    if since is not None:
+        body += f',"since":{since[0]:d},"epoch":{dumps(since[1])}'
+    return Request(body, _as_it_is)
+
+
+def stats() -> Request[Fields]:
+    return Request('"op":"stats"', _without_frame, Retry.READ)
+
+
+def clients() -> Request[List[Fields]]:
+    return Request('"op":"clients"', lambda fields: list(fields["clients"]), Retry.READ)
+
+
+def ping() -> Request[None]:
+    return Request('"op":"ping"', lambda fields: None, Retry.READ)
+
+
+def entry(fields: Fields) -> Entry:
+    """The entry that a response, or an element of a list, tells."""
+    value: Value = fields["value"]
+    ttl = fields.get("ttl_ms")
+    return Entry(
+        fields["key"],
+        value.value,
+        fields["rev"],
+        value.raw,
+        fields.get("lifetime", "durable"),
+        None if ttl is None else ttl / 1000,
+    )
+
+
+def parse(line: bytes) -> Fields:
+    """The fields of a line, with every value as a `Value`. Raises `ProtocolError`."""
+    try:
+        text = line.decode()
+        if '"value"' in text or '"base64"' in text:
+            fields, end = _object(text, 0)
+        else:
+            fields, end = decode(text, 0)
+        if not isinstance(fields, dict) or text[end:].strip(" \t\r\n"):
+            raise ValueError("the line is not one object")
+        return fields
+    except (ValueError, IndexError, RecursionError) as error:
+        # Not the error itself: it would show the line.
+        raise ProtocolError(f"a line that makes no sense ({type(error).__name__})") from None
+
+
+_NAME = re.compile(r'[ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*').match
+_NEXT = re.compile(r"[ \t\r\n]*([,}\]])[ \t\r\n]*").match
+_OPEN = re.compile(r"[ \t\r\n]*([{\[])[ \t\r\n]*").match
+
+
+def _object(text: str, at: int) -> Tuple[Fields, int]:
+    """An object with the text of its value: as the standard library has it, but that this is kept."""
+    fields: Fields = {}
+    opened = _OPEN(text, at)
+    if opened is None or opened[1] != "{":
+        raise ValueError("no object")
+    at = opened.end()
+    if text[at] == "}":
+        return fields, at + 1
+    while True:
+        name = _NAME(text, at)
+        if name is None:
+            raise ValueError("no name")
+        start = name.end()
+        field = name[1]
+        if field == "entries":
+            fields[field], at = _entries(text, start)
+        else:
+            value, at = decode(text, start)
+            if field == "value":
+                fields[field] = Value(value, text[start:at])
+            elif field == "base64":
+                data = base64.b64decode(value, validate=True)
+                fields["value"] = Value(data, data)
+            else:
+                fields[field] = value
+        end = _NEXT(text, at)
+        if end is None:
+            raise ValueError("neither the next field nor the end")
+        at = end.end()
+        if end[1] == "}":
+            return fields, end.start(1) + 1
+
+
+def _entries(text: str, at: int) -> Tuple[List[Fields], int]:
+    entries: List[Fields] = []
+    opened = _OPEN(text, at)
+    if opened is None or opened[1] != "[":
+        raise ValueError("no array")
+    at = opened.end()
+    if text[at] == "]":
+        return entries, at + 1
+    while True:
+        fields, at = _object(text, at)
+        entries.append(fields)
+        end = _NEXT(text, at)
+        if end is None:
+            raise ValueError("neither the next entry nor the end")
+        at = end.end()
+        if end[1] == "]":
+            return entries, end.start(1) + 1
+
+
+def _plain(key: str) -> str:
+    return dumps(key) if "*" not in key else _refuse(key)
+
+
+def _refuse(key: str) -> Any:
+    raise BadKey(f"{key!r} is a pattern, and a key is needed")
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(round(seconds * 1000), 1 if seconds > 0 else 0)
+
+
+def _written(fields: Fields) -> Written:
+    return Written(fields["rev"], fields.get("unchanged", False))
+
+
+def _as_it_is(fields: Fields) -> Fields:
+    return fields
+
+
+def _without_frame(fields: Fields) -> Fields:
+    return {name: value for name, value in fields.items() if name not in ("id", "ok")}
