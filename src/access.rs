@@ -238,6 +238,21 @@ impl Grants {
         false
     }
 
+    /// Whether something may be done to every key of the pattern. It may be false where the rules do so
+    /// only by several lines together, but is never true where there is a key to which it may not be done.
+    #[must_use]
+    pub fn allow_all(&self, action: Action, pattern: &Pattern) -> bool {
+        for rule in self.rules().filter(|rule| rule.actions.has(action)) {
+            if rule.is_allowed && rule.pattern.covers(pattern) {
+                return true;
+            }
+            if !rule.is_allowed && rule.pattern.intersects(pattern) {
+                return false;
+            }
+        }
+        false
+    }
+
     /// The rules, in their order.
     fn rules(&self) -> impl Iterator<Item = &Rule> {
         let all = &self.rules.rules;

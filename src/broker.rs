@@ -23,6 +23,7 @@
 
 mod access;
 mod batch;
+mod claims;
 mod jobs;
 mod ops;
 mod redo;

@@ -84,6 +84,8 @@ struct Totals {
     /// Bytes of live keys and their values.
     bytes: u64,
     tombstones: u64,
+    /// Live keys that belong to the daemon.
+    reserved: u64,
     /// About how many bytes it takes to write down the slots of each [`Class`].
     written: [u64; 2],
 }
@@ -123,6 +125,8 @@ pub struct Entry<'a> {
     pub rev: u64,
     /// Its lifetime.
     pub lifetime: Lifetime,
+    /// The connection it ends with; none where that has gone with an earlier daemon.
+    pub owner: Option<Owner>,
     /// When it ends by itself, if it does.
     pub deadline: Option<Time>,
     pub(crate) value: Stored<'a>,
@@ -179,6 +183,12 @@ impl Keyspace {
     #[must_use]
     pub fn written_bytes(&self, class: Class) -> u64 {
         self.totals.written[class as usize]
+    }
+
+    /// How many of the keys belong to the daemon ([`KeyRef::is_reserved`]).
+    #[must_use]
+    pub fn reserved_keys(&self) -> u64 {
+        self.totals.reserved
     }
 
     /// How many deleted keys are remembered.
@@ -408,11 +418,13 @@ impl Keyspace {
     fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
         let entry = &self.slots[slot];
         let value = entry.value.as_deref()?;
+        let lease = self.leases.of(slot);
         Some(Entry {
             key: &entry.key,
             rev: entry.rev,
             lifetime: entry.lifetime,
-            deadline: self.leases.of(slot).deadline,
+            owner: lease.owner,
+            deadline: lease.deadline,
             value: match entry.form {
                 Form::Json => Stored::Json(value),
                 Form::Bytes => Stored::Bytes(value),
@@ -505,7 +517,10 @@ impl Class {
 impl Totals {
     fn join(&mut self, slot: &Slot) {
         match &slot.value {
-            Some(value) => self.bytes += (slot.key.as_str().len() + value.len()) as u64,
+            Some(value) => {
+                self.bytes += (slot.key.as_str().len() + value.len()) as u64;
+                self.reserved += u64::from(slot.key.borrowed().is_reserved());
+            }
             None => self.tombstones += 1,
         }
         self.written[Class::of(slot.lifetime) as usize] += slot.written_bytes();
@@ -513,7 +528,10 @@ impl Totals {
 
     fn leave(&mut self, slot: &Slot) {
         match &slot.value {
-            Some(value) => self.bytes -= (slot.key.as_str().len() + value.len()) as u64,
+            Some(value) => {
+                self.bytes -= (slot.key.as_str().len() + value.len()) as u64;
+                self.reserved -= u64::from(slot.key.borrowed().is_reserved());
+            }
             None => self.tombstones -= 1,
         }
         self.written[Class::of(slot.lifetime) as usize] -= slot.written_bytes();

@@ -71,6 +71,17 @@ impl Broker {
         }
     }
 
+    /// Refuses to let a session claim a subtree, unless it may own every key of it.
+    pub(super) fn check_owns(&self, session: usize, key: KeyRef<'_>) -> Result<(), Refusal> {
+        let subtree = Pattern::new(key.as_str())?.with_descendants();
+        match &self.grants[session] {
+            Some(grants) if !grants.allow_all(Action::Own, &subtree) => {
+                Err(denied(Action::Own, subtree.as_str()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn may(&self, session: usize, action: Action, key: KeyRef<'_>) -> bool {
         let grants = self.grants[session].as_ref();
         grants.is_none_or(|grants| grants.allow(action, key))
@@ -85,6 +96,7 @@ impl Broker {
         put: &Put<'_>,
     ) -> Result<(), Refusal> {
         self.check_access(session, Action::Write, key)?;
+        self.check_claims(session, key)?;
         if put.if_rev.is_some() || put.if_changed {
             self.check_access(session, Action::Read, key)?;
         }
@@ -99,15 +111,19 @@ impl Broker {
         delete: &Delete<'_>,
     ) -> Result<(), Refusal> {
         self.check_access(session, Action::Write, key)?;
+        self.check_claims(session, key)?;
         if delete.if_rev.is_some() {
             self.check_access(session, Action::Read, key)?;
         }
         Ok(())
     }
 
-    /// Whether a deletion by pattern covers a key: what can't be seen is not deleted in passing.
+    /// Whether a deletion by pattern covers a key: what can't be seen is not deleted in passing, and
+    /// neither is what another connection has claimed.
     pub(super) fn may_sweep(&self, session: usize, key: KeyRef<'_>) -> bool {
-        self.may(session, Action::Write, key) && self.may(session, Action::Read, key)
+        self.may(session, Action::Write, key)
+            && self.may(session, Action::Read, key)
+            && self.check_claims(session, key).is_ok()
     }
 
     /// The lifetime that a put asks for, or by default gets, within what the rules allow.

@@ -71,6 +71,16 @@ impl Broker {
                 self.ok(session, id).number("rev", rev).end();
                 Ok(Done::Answered)
             }
+            Op::Claim { key } => {
+                let rev = self.claim(session, key)?;
+                self.ok(session, id).number("rev", rev).end();
+                Ok(Done::Answered)
+            }
+            Op::Release { key } => {
+                let rev = self.release(session, key)?;
+                self.ok(session, id).number("rev", rev).end();
+                Ok(Done::Answered)
+            }
             Op::Stats => {
                 let mut out = std::mem::take(&mut self.sessions[session].out);
                 self.write_stats(Reply::ok(&mut out, id), now);
@@ -80,7 +90,7 @@ impl Broker {
             Op::Clients => {
                 let mut out = std::mem::take(&mut self.sessions[session].out);
                 Reply::ok(&mut out, id)
-                    .json("clients", &self.client_list())
+                    .json("clients", &self.client_list(session))
                     .end();
                 self.sessions[session].out = out;
                 Ok(Done::Answered)
@@ -425,7 +435,8 @@ impl Broker {
             .end();
     }
 
-    fn client_list(&self) -> Vec<Client<'_>> {
+    fn client_list(&self, asking: usize) -> Vec<Client<'_>> {
+        let mut claims = self.claims_seen_by(asking);
         let sessions = self.sessions.iter();
         sessions
             .map(|(_, session)| {
@@ -441,6 +452,7 @@ impl Broker {
                     address,
                     subscriptions: session.subscriptions.len(),
                     lag: session.lag(&self.keyspace),
+                    claims: claims.remove(&session.owner).unwrap_or_default(),
                 }
             })
             .collect()
@@ -491,4 +503,6 @@ struct Client<'a> {
     address: Option<String>,
     subscriptions: usize,
     lag: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    claims: Vec<String>,
 }

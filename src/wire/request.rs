@@ -47,6 +47,12 @@ pub enum Op<'a> {
     Batch {
         ops: Vec<BatchOp<'a>>,
     },
+    Claim {
+        key: Cow<'a, str>,
+    },
+    Release {
+        key: Cow<'a, str>,
+    },
     Stats,
     Clients,
     Ping,
@@ -193,6 +199,8 @@ impl Op<'_> {
             Op::Subscribe(_) => "subscribe",
             Op::Unsubscribe { .. } => "unsubscribe",
             Op::Batch { .. } => "batch",
+            Op::Claim { .. } => "claim",
+            Op::Release { .. } => "release",
             Op::Stats => "stats",
             Op::Clients => "clients",
             Op::Ping => "ping",
@@ -242,6 +250,7 @@ impl Op<'_> {
                 }
                 out.push(b']');
             }
+            Op::Claim { key } | Op::Release { key } => write_text(out, "key", Some(key)),
             Op::Stats | Op::Clients | Op::Ping => {}
         }
     }
@@ -419,6 +428,12 @@ fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, Str
                 ops: ops.collect::<Result<_, String>>()?,
             }
         }
+        "claim" => Op::Claim {
+            key: key(&mut fields)?,
+        },
+        "release" => Op::Release {
+            key: key(&mut fields)?,
+        },
         "stats" => Op::Stats,
         "clients" => Op::Clients,
         "ping" => Op::Ping,
@@ -627,6 +642,8 @@ mod tests {
             r#"{"id":1,"op":"subscribe","key":"a","exact":true,"cuts":true,"initial":false,"since":9,"epoch":"e"}"#,
         );
         check(r#"{"op":"unsubscribe","sub":"s"}"#);
+        check(r#"{"id":2,"op":"claim","key":"a.b"}"#);
+        check(r#"{"op":"release","key":"a.b"}"#);
         check(
             r#"{"op":"batch","ops":[{"op":"put","key":"a","value":1},{"op":"delete","key":"b.*"},{"op":"check","key":"c","if_rev":0}]}"#,
         );

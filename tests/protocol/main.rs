@@ -77,6 +77,7 @@ transcripts! {
     s2_values
     s3_revisions
     s4_batch
+    s4_claim
     s4_clients_and_ping
     s4_delete
     s4_get
