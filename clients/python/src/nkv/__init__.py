@@ -13,7 +13,7 @@ asyncio stands in `nkv.aio`, and what can go wrong in `nkv.errors`.
 from __future__ import annotations
 
 from . import errors, keys
-from ._blocking import Announcement, Client, Follower, Link, Mirror, Subscription
+from ._blocking import Announcement, Claim, Client, Follower, Link, Mirror, Subscription
 from ._client import Batch
 from ._events import Delete, Event, Position, Put, Reset, Sync
 from ._replica import Change, Created, Cut, Deleted, Held, Invalid, Modified, View
@@ -50,6 +50,7 @@ __all__ = [
     "BadValue",
     "Batch",
     "Change",
+    "Claim",
     "Client",
     "Conflict",
     "ConnectError",

@@ -149,6 +149,18 @@ class Client(Commands):
         )
         return cls(run(made))
 
+    def claim(self, key: str) -> int:
+        """Takes a key and all that lies below it for this connection, and gives the claim's revision.
+
+        Until it is released, or the connection ends, nobody else can put or delete anything there.
+        Raises `Conflict` where somebody else has claimed it, or something above or below it.
+        """
+        return run(self._within.claim(key))
+
+    def release(self, key: str) -> None:
+        """Lets go of what was claimed. Raises `NotFound` where it was not."""
+        run(self._within.release(key))
+
     def is_closed(self) -> bool:
         """Whether the connection is known to have ended."""
         return self._within.is_closed()
@@ -219,6 +231,15 @@ class Link(Commands):
         of the daemon it stays for 10 s, which a link uses to come back.
         """
         return Announcement(run(self._within.announce(key, value)))
+
+    def claim(self, key: str) -> Claim:
+        """Takes a key and all that lies below it for this link: nobody else can write there.
+
+        It is claimed again on each new connection, until what this returns is closed. The daemon holds
+        it for this process for 10 s. Where somebody else has claimed it after that, writing there is
+        `Denied`, and it is tried again. Raises `Conflict` where somebody else has it now.
+        """
+        return Claim(run(self._within.claim(key)))
 
     def subscribe(
         self,
@@ -321,6 +342,26 @@ class Announcement:
         run(self._within.close())
 
     def __enter__(self) -> Announcement:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Claim:
+    """A key that is claimed, with all below it, as long as this and the link have a connection."""
+
+    def __init__(self, within: _link.Claim) -> None:
+        """Made by `Link.claim`."""
+        self._within = within
+        self.key = within.key
+        """The key."""
+
+    def close(self) -> None:
+        """Lets go of it."""
+        run(self._within.close())
+
+    def __enter__(self) -> Claim:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -286,6 +286,18 @@ class Client(Commands):
             self._connection.close()
             raise ProtocolError(f"an answer that makes no sense: {error!r}") from None
 
+    async def claim(self, key: str) -> int:
+        """Takes a key and all that lies below it for this connection, and gives the claim's revision.
+
+        Until it is released, or the connection ends, nobody else can put or delete anything there.
+        Raises `Conflict` where somebody else has claimed it, or something above or below it.
+        """
+        return await self._ask(_wire.claim(key))
+
+    async def release(self, key: str) -> None:
+        """Lets go of what was claimed. Raises `NotFound` where it was not."""
+        await self._ask(_wire.release(key))
+
     def is_closed(self) -> bool:
         """Whether the connection is known to have ended."""
         return self._connection.is_closed()

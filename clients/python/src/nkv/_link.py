@@ -3,8 +3,8 @@
 **What is asked again** stands in `_retry.py`. Each call has so much patience, in which it tries again.
 
 **Who connects.** Whoever needs a connection and finds none makes it, one at a time; the others wait for the
-outcome. Where entries are announced, a keeper waits for the end of the connection, so that they come back
-while nobody asks anything. Without them there is none.
+outcome. Where entries are announced or keys claimed, a keeper waits for the end of the connection, so that
+they come back while nobody asks anything. Without them there is none.
 
 Subscriptions and mirrors have connections of their own (`_feed.py`), so that each is as slow as it likes.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 from . import _wire
@@ -33,6 +34,14 @@ L = TypeVar("L", bound="Link")
 
 _KEEPER_SECONDS = 1.0
 """How long the keeper waits where it is refused."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is asked for on each new connection, and how it is taken back."""
+
+    request: Request[Any]
+    undo: Request[Any]
 
 
 class Link(Commands):
@@ -78,7 +87,7 @@ class Link(Commands):
         self._backoff = Backoff(pauses)
         self._not_before = 0.0
         self._error: Optional[Error] = None
-        self._announced: Dict[int, Tuple[str, Request[Written]]] = {}
+        self._standing: Dict[int, Standing] = {}
         self._next_number = 0
         self._is_refused = False
         self._keeper: Optional[Task] = None
@@ -99,23 +108,18 @@ class Link(Commands):
         Until what this returns is closed. While there is no connection the entry is gone; over a restart
         of the daemon it stays for 10 s, which a link uses to come back.
         """
-        request = _session_put(key, value)
-        # A connection that is made from here on announces it by itself.
-        await self.client()
-        with self._lock:
-            number = self._next_number
-            self._next_number += 1
-            self._announced[number] = (key, request)
-        announcement = Announcement(self, number, key)
-        try:
-            await announcement._put()
-        except BaseException:
-            await announcement.close()
-            raise
-        with self._lock:
-            if self._keeper is None:
-                self._keeper = self._world.spawn("nkv-link", self._keep())
-        return announcement
+        standing = Standing(_session_put(key, value), _wire.delete(key))
+        return Announcement(self, await self._stand(standing), key)
+
+    async def claim(self, key: str) -> Claim:
+        """Takes a key and all that lies below it for this link: nobody else can write there.
+
+        It is claimed again on each new connection, until what this returns is closed. The daemon holds
+        it for this process for 10 s. Where somebody else has claimed it after that, writing there is
+        `Denied`, and it is tried again. Raises `Conflict` where somebody else has it now.
+        """
+        standing = Standing(_wire.claim(key), _wire.release(key))
+        return Claim(self, await self._stand(standing), key)
 
     def subscribe(
         self,
@@ -209,6 +213,46 @@ class Link(Commands):
             except Error as error:
                 attempts.failed(error, client.epoch, time.monotonic() < deadline)
 
+    async def _stand(self, standing: Standing) -> int:
+        """Asks for something on this connection and on each that comes after it."""
+        # A connection that is made from here on asks for it by itself.
+        await self.client()
+        with self._lock:
+            number = self._next_number
+            self._next_number += 1
+            self._standing[number] = standing
+        try:
+            await self._ask_standing(number)
+        except BaseException:
+            await self._withdraw(number)
+            raise
+        with self._lock:
+            if self._keeper is None:
+                self._keeper = self._world.spawn("nkv-link", self._keep())
+        return number
+
+    async def _withdraw(self, number: int) -> None:
+        """Takes back what was asked for, where nobody else asks for the same."""
+        with self._lock:
+            standing = self._standing.pop(number, None)
+            others = {other.undo.body for other in self._standing.values()}
+            client = self._client
+        if standing is not None and client is not None and standing.undo.body not in others:
+            # Without a connection the daemon lets it go by itself.
+            await _try(client, standing.undo)
+
+    async def _ask_standing(self, number: int) -> None:
+        # To ask for it twice does no harm: it is this link's alone.
+        deadline = time.monotonic() + self._patience
+        attempts = Attempts(_wire.Retry.READ)
+        while True:
+            client = await self._connected(deadline)
+            try:
+                await self._ask_newest(client, number)
+                return
+            except Error as error:
+                attempts.failed(error, client.epoch, time.monotonic() < deadline)
+
     async def _connected(self, deadline: float) -> Client:
         """The connection that there is, or a new one, waited for until then."""
         while True:
@@ -239,13 +283,13 @@ class Link(Commands):
             await self._changed.wait(seen, wait if is_waiting_for_others else min(wait, pause))
 
     async def _connect(self) -> None:
-        """Makes a connection on which everything is announced. Raises what does not go away by itself."""
+        """Makes a connection on which all stands that is to. Raises what does not go away by itself."""
         client = None
         try:
             client = await self._client_type._dial(self._world, self._options, self._made)
             with self._lock:
-                numbers = dict(self._announced)
-            is_refused = await self._announce(client, list(numbers))
+                before = dict(self._standing)
+            is_refused = await self._ask_all(client, list(before))
             with self._lock:
                 if self._is_closed:
                     raise Disconnected("the link is closed")
@@ -253,11 +297,11 @@ class Link(Commands):
                 self._is_refused = is_refused
                 self._since = time.monotonic()
                 made = self._client
-                kept = {key for key, _ in self._announced.values()}
+                kept = {standing.undo.body for standing in self._standing.values()}
         except Error as error:
             if isinstance(error, Unanswered):
                 # That was no request of the caller's.
-                error = ConnectError(f"cannot announce at {self.address}: {error}")
+                error = ConnectError(f"cannot come back to {self.address}: {error}")
             with self._lock:
                 self._error = error
                 self._not_before = time.monotonic() + self._backoff.pause()
@@ -270,8 +314,9 @@ class Link(Commands):
             with self._lock:
                 self._is_connecting = False
             self._changed.notify()
-        for key in {key for key, _ in numbers.values()} - kept:
-            await _try_delete(made, key)
+        for standing in before.values():
+            if standing.undo.body not in kept:
+                await _try(made, standing.undo)
 
     def _made(self, connection: Connection) -> None:
         with self._lock:
@@ -279,27 +324,27 @@ class Link(Commands):
                 raise Disconnected("the link is closed")
             self._connection = connection
 
-    async def _announce(self, client: Client, numbers: List[int]) -> bool:
-        """Announces on a connection, and tells whether something was refused. That is no reason to be
-        without a connection."""
+    async def _ask_all(self, client: Client, numbers: List[int]) -> bool:
+        """Asks for all that is to stand, and tells whether something was refused, which is no reason to
+        be without a connection."""
         is_refused = False
         for number in numbers:
             try:
-                await self._announce_one(client, number)
+                await self._ask_newest(client, number)
             except ServerError:
                 is_refused = True
         return is_refused
 
-    async def _announce_one(self, client: Client, number: int) -> Optional[Written]:
-        """Puts an entry until it is what is announced, for somebody may give it another value meanwhile."""
-        put, written = None, None
+    async def _ask_newest(self, client: Client, number: int) -> None:
+        """Asks until it was what is to stand, for somebody may change that meanwhile."""
+        asked = None
         while True:
             with self._lock:
-                announced = self._announced.get(number)
-            if announced is None or announced[1] is put:
-                return written
-            put = announced[1]
-            written = await client._ask(put)
+                standing = self._standing.get(number)
+            if standing is None or standing.request is asked:
+                return
+            asked = standing.request
+            await client._ask(asked)
 
     async def _keep(self) -> None:
         """Makes the connection anew whenever it is lost, until the link is closed."""
@@ -319,7 +364,7 @@ class Link(Commands):
                 if again is None:
                     await client.ping()
                 else:
-                    self._is_refused = await self._announce(client, list(self._announced))
+                    self._is_refused = await self._ask_all(client, list(self._standing))
             except Error:
                 await client.close()
 
@@ -328,6 +373,7 @@ class Announcement:
     """A ``session`` entry that is there as long as this and the link have a connection."""
 
     def __init__(self, link: Link, number: int, key: str) -> None:
+        """Made by `Link.announce`."""
         self._link = link
         self._number = number
         self.key = key
@@ -338,22 +384,15 @@ class Announcement:
 
         Also where this fails for want of a connection, the next one gets the value.
         """
-        request = _session_put(self.key, value)
+        standing = Standing(_session_put(self.key, value), _wire.delete(self.key))
         with self._link._lock:
-            if self._number in self._link._announced:
-                self._link._announced[self._number] = (self.key, request)
-        await self._put()
+            if self._number in self._link._standing:
+                self._link._standing[self._number] = standing
+        await self._link._ask_standing(self._number)
 
     async def close(self) -> None:
         """Takes the entry back."""
-        link = self._link
-        with link._lock:
-            was_there = link._announced.pop(self._number, None) is not None
-            is_last = all(key != self.key for key, _ in link._announced.values())
-            client = link._client
-        if was_there and is_last and client is not None:
-            # Without a connection the daemon lets the entry go by itself.
-            await _try_delete(client, self.key)
+        await self._link._withdraw(self._number)
 
     async def __aenter__(self) -> Announcement:
         return self
@@ -361,18 +400,26 @@ class Announcement:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _put(self) -> None:
-        link = self._link
-        deadline = time.monotonic() + link._patience
-        attempts = Attempts(_wire.Retry.READ)
-        while True:
-            # To put a session entry twice does no harm: it is this link's alone.
-            client = await link._connected(deadline)
-            try:
-                await link._announce_one(client, self._number)
-                return
-            except Error as error:
-                attempts.failed(error, client.epoch, time.monotonic() < deadline)
+
+class Claim:
+    """A key that is claimed, with all below it, as long as this and the link have a connection."""
+
+    def __init__(self, link: Link, number: int, key: str) -> None:
+        """Made by `Link.claim`."""
+        self._link = link
+        self._number = number
+        self.key = key
+        """The key."""
+
+    async def close(self) -> None:
+        """Lets go of it."""
+        await self._link._withdraw(self._number)
+
+    async def __aenter__(self) -> Claim:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 def _session_put(key: str, value: Any) -> Request[Written]:
@@ -380,8 +427,8 @@ def _session_put(key: str, value: Any) -> Request[Written]:
     return _wire.put(key, value, if_changed=True, lifetime="session")
 
 
-async def _try_delete(client: Client, key: str) -> None:
+async def _try(client: Client, request: Request[Any]) -> None:
     try:
-        await client.delete(key)
+        await client._ask(request)
     except Error:
         pass

@@ -113,6 +113,14 @@ def batch(operations: List[str]) -> Request[int]:
     return Request(f'"op":"batch","ops":[{inner}]', lambda fields: int(fields["rev"]))
 
 
+def claim(key: str) -> Request[int]:
+    return Request(f'"op":"claim","key":{_plain(key)}', lambda fields: int(fields["rev"]))
+
+
+def release(key: str) -> Request[int]:
+    return Request(f'"op":"release","key":{_plain(key)}', lambda fields: int(fields["rev"]))
+
+
 def subscribe(
     pattern: str,
     exact: bool,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from ._client import Batch, Client
 from ._feed import Subscription
-from ._link import Announcement, Link
+from ._link import Announcement, Claim, Link
 from ._mirror import Follower, Mirror
 
-__all__ = ["Announcement", "Batch", "Client", "Follower", "Link", "Mirror", "Subscription"]
+__all__ = ["Announcement", "Batch", "Claim", "Client", "Follower", "Link", "Mirror", "Subscription"]
