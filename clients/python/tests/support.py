@@ -155,6 +155,11 @@ class Peer:
         except OSError:
             pass
 
+    def close(self) -> None:
+        """Hangs up."""
+        self._reader.close()
+        self.plug.close()
+
     def expect(self, line: str, answer: str) -> None:
         """Takes this request (told without its id), and answers with these fields."""
         request = self.line()
@@ -189,15 +194,22 @@ class FakeDaemon:
             except BaseException as error:
                 self._failures.append(error)
             finally:
-                peer._reader.close()
-                plug.close()
+                peer.close()
 
-    def __enter__(self) -> FakeDaemon:
+    async def __aenter__(self) -> FakeDaemon:
         return self
 
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if kind is None:
+    async def __aexit__(self, kind: Any, *_: object) -> None:
+        try:
+            # Not in the loop's thread: the loop has to go on, so that its sockets are closed.
+            await asyncio.get_running_loop().run_in_executor(None, self._end, kind is None)
+        except RuntimeError:
+            self._end(kind is None)
+
+    def _end(self, is_well: bool) -> None:
+        if is_well:
             self._thread.join(5.0)
+        is_over = not self._thread.is_alive()
         try:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -206,7 +218,7 @@ class FakeDaemon:
         shutil.rmtree(self._directory)
         if self._failures:
             raise self._failures[0]
-        if kind is None and self._thread.is_alive():
+        if is_well and not is_over:
             raise AssertionError("the script was not played to its end")
 
 
@@ -270,6 +282,10 @@ class Blocking:
     async def connect(self, *args: Any, **options: Any) -> Any:
         return Awaited(nkv.Client.connect(*args, **options))
 
+    def within(self, client: Any) -> Any:
+        """What decides."""
+        return client._inner._within
+
     async def apart(self, work: Callable[[], Any]) -> Any:
         """Starts something, and gives what waits for it."""
         outcome: List[Any] = []
@@ -307,6 +323,10 @@ class Asyncio:
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         return await nkv.aio.Client.connect(*args, **options)
+
+    def within(self, client: Any) -> Any:
+        """What decides."""
+        return client
 
     async def apart(self, work: Callable[[], Any]) -> Any:
         """Starts something, and gives what waits for it."""

@@ -28,7 +28,7 @@ from ._client import Client, Options
 from ._events import Delete, Event, Position, Put, Reset, Sync
 from ._retry import Backoff, is_passing
 from ._world import Connection, World, after, left, sooner
-from .errors import ConnectError, Disconnected, Error, ProtocolError, Unanswered
+from .errors import ConnectError, Disconnected, Error, ProtocolError, Unanswered, again
 
 _SILENCE_SECONDS = 15.0
 _REFUSED_PAUSES = (0.1, 5.0)
@@ -223,7 +223,9 @@ class Subscription:
             if not self._initial and self._position is None:
                 self._position = Position(self._feed.rev, self._feed.epoch)
         elif not self._feed.is_closed:
-            raise self._feed.error or ConnectError("cannot connect in time")
+            if self._feed.error is not None:
+                raise again(self._feed.error)
+            raise ConnectError("cannot connect in time")
 
     async def next(self, timeout: Optional[float] = None) -> Optional[Event]:
         """The next event; `None` where there is none in time, or it was closed."""

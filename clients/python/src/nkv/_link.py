@@ -27,7 +27,7 @@ from ._retry import Attempts, Backoff, is_passing
 from ._values import Written
 from ._wire import Request
 from ._world import Connection, Task, World, sooner
-from .errors import ConnectError, Disconnected, Error, ServerError, Unanswered
+from .errors import ConnectError, Disconnected, Error, ServerError, Unanswered, again
 
 T = TypeVar("T")
 L = TypeVar("L", bound="Link")
@@ -263,6 +263,7 @@ class Link(Commands):
                 if client is not None:
                     if not client.is_closed():
                         return client
+                    client._connection.discard()
                     self._client = None
                     self._error = None
                     pause = self._backoff.pause_after(time.monotonic() - self._since)
@@ -278,7 +279,9 @@ class Link(Commands):
                 await self._connect()
                 continue
             if now >= deadline:
-                raise self._error or ConnectError(f"cannot connect to {self.address} in time")
+                if self._error is not None:
+                    raise again(self._error)
+                raise ConnectError(f"cannot connect to {self.address} in time")
             wait = deadline - now
             await self._changed.wait(seen, wait if is_waiting_for_others else min(wait, pause))
 

@@ -120,6 +120,9 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         return self._end is not None or transport is None or transport.is_closing()
 
+    def discard(self) -> None:
+        """Nothing is left to be done: whoever waited has been told."""
+
     def close(self) -> None:
         self._finish(Disconnected("it was closed here"))
         if self._transport is not None:

@@ -18,7 +18,7 @@ from ._client import Options
 from ._feed import Feed
 from ._replica import Created, Cut, Deleted, Gatherer, Invalid, Modified, Replica, View
 from ._world import World, after, left
-from .errors import Disconnected, Error, NotInTime
+from .errors import Disconnected, Error, NotInTime, again
 
 T = TypeVar("T")
 
@@ -197,7 +197,9 @@ class Mirror(Generic[T]):
                 return view
             wait = left(deadline)
             if not wait or self._follower._feed.is_closed:
-                raise self.error or NotInTime("the mirror did not come to that in time")
+                if self.error is not None:
+                    raise again(self.error)
+                raise NotInTime("the mirror did not come to that in time")
             await self._moved.wait(seen, wait)
 
     async def close(self) -> None:

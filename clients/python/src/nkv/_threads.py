@@ -137,6 +137,12 @@ class Connection:
         except OSError:
             return True
 
+    def discard(self) -> None:
+        if self._lock.acquire(blocking=False):
+            self._plug.close()
+            self._end = self._end or Disconnected("the daemon closed it")
+            self._lock.release()
+
     def close(self) -> None:
         # This wakes whoever waits, with the lock in his hands.
         self._end = self._end or Disconnected("it was closed here")
@@ -148,7 +154,7 @@ class Connection:
             self._plug.close()
 
     def __del__(self) -> None:
-        # Whoever has lost his connection leaves it to those who still read from it.
+        # Whoever was the last to read from it has found its end.
         self._plug.close()
 
     def _ask(self, body: str, deadline: Optional[float]) -> Fields:

@@ -35,6 +35,9 @@ class Connection(Protocol):
     def is_closed(self) -> bool:
         """Whether it is known to have ended."""
 
+    def discard(self) -> None:
+        """Lets go of one that has ended, but leaves it to those who still wait for something from it."""
+
     def close(self) -> None:
         """Ends it, and with it whatever waits for it."""
 

@@ -19,7 +19,10 @@ All of them are `Error`. Values never stand in a message.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Type
+import copy
+from typing import Any, Dict, Optional, Type, TypeVar
+
+E = TypeVar("E", bound="Error")
 
 
 class Error(Exception):
@@ -161,3 +164,10 @@ def refusal(fields: Dict[str, Any]) -> ServerError:
     return kind(
         str(fields.get("message", "refused")), code, fields.get("rev"), fields.get("at")
     )
+
+
+def again(error: E) -> E:
+    """The same error for somebody else. A traceback belongs to whom it has happened to."""
+    fresh = copy.copy(error)
+    fresh.__cause__ = error.__cause__
+    return fresh
