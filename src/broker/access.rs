@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use crate::access::{Action, Grants, Rules, Subject, rank};
+use crate::access::{Action, Grants, Rules, rank};
 use crate::key::{KeyRef, Pattern};
 use crate::wire::{Delete, ErrorCode, Lifetime, Put};
 
+use super::quotas::subject;
 use super::{Broker, Peer, Refusal};
 
 impl Broker {
@@ -20,6 +21,7 @@ impl Broker {
         self.rules = rules;
         let numbers: Vec<usize> = self.sessions.iter().map(|(number, _)| number).collect();
         for number in numbers {
+            self.renew_quotas(number);
             let grants = self.grants_of(&self.sessions[number].peer);
             if grants != self.grants[number] {
                 self.grants[number] = grants;
@@ -30,16 +32,7 @@ impl Broker {
     }
 
     pub(super) fn grants_of(&self, peer: &Peer) -> Option<Grants> {
-        let rules = self.rules.as_ref()?;
-        rules.grants(&match peer {
-            Peer::Unix {
-                uid, gid, groups, ..
-            } => Subject::User {
-                uid: *uid,
-                gids: [&[*gid], groups.as_slice()].concat(),
-            },
-            Peer::Tcp(_) => Subject::Tcp,
-        })
+        self.rules.as_ref()?.grants(&subject(peer))
     }
 
     /// Refuses what the session may not do to a key.

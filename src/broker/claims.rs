@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use crate::access::Action;
 use crate::key::{KeyRef, Pattern};
-use crate::keyspace::{Class, Entry, Owner, Terms};
+use crate::keyspace::{Class, Entry, Held, Owner, Terms};
 use crate::session::{Peer, Session};
 use crate::wire::{ErrorCode, Lifetime, Payload};
 
@@ -39,12 +39,16 @@ impl Broker {
             return Ok(rev);
         }
         let holder = holder(&self.sessions[session]);
-        let bytes = (claim.as_str().len() + holder.len()) as u64;
-        self.check_quota((0, 0), (1, bytes))?;
+        let new = Held {
+            keys: 1,
+            bytes: (claim.as_str().len() + holder.len()) as u64,
+        };
+        self.check_stored(session, Held::default(), Held::default(), new)?;
         let terms = Terms {
             lifetime: Lifetime::Session,
             owner: Some(owner),
             deadline: None,
+            account: self.credits[session].account,
         };
         let payload = Payload::Json(holder.into());
         let rev = self.keyspace.put(claim.borrowed(), &payload, terms);

@@ -106,6 +106,7 @@ impl Broker {
         for (session, before) in before {
             let rest = &before.bytes[before.done..];
             self.sessions[session].out.extend_from_slice(rest);
+            self.charge(session);
             self.set_due(session);
         }
     }

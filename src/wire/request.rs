@@ -250,7 +250,9 @@ impl Op<'_> {
                 }
                 out.push(b']');
             }
-            Op::Claim { key } | Op::Release { key } => write_text(out, "key", Some(key)),
+            Op::Claim { key } | Op::Release { key } => {
+                write_text(out, "key", Some(key));
+            }
             Op::Stats | Op::Clients | Op::Ping => {}
         }
     }

@@ -35,7 +35,7 @@ const FIELDS: [(&str, &str); 19] = [
 ];
 
 /// Every op with the fields that it can't do without.
-const OPS: [(&str, &[&str]); 10] = [
+const OPS: [(&str, &[&str]); 12] = [
     ("hello", &[]),
     ("put", &["key", "value"]),
     ("get", &["key"]),
@@ -43,6 +43,8 @@ const OPS: [(&str, &[&str]); 10] = [
     ("batch", &["ops"]),
     ("subscribe", &["key"]),
     ("unsubscribe", &["sub"]),
+    ("claim", &["key"]),
+    ("release", &["key"]),
     ("stats", &[]),
     ("clients", &[]),
     ("ping", &[]),

@@ -37,6 +37,7 @@ mod access;
 mod allocation;
 mod constructed;
 mod hostile;
+mod quotas;
 mod script;
 mod statistics;
 mod storage;
