@@ -90,7 +90,7 @@ class Daemon:
                 self.address = "127.0.0.1:" + line.split("127.0.0.1:")[1].split()[0].strip(",;")
             if "keeping " in line:
                 # Its log is read to the end, so that it never waits for a reader.
-                threading.Thread(target=self._process.stderr.read, daemon=True).start()
+                threading.Thread(target=_drain, args=(self._process.stderr,), daemon=True).start()
                 return
         raise AssertionError(f"the daemon does not serve: {''.join(log)}")
 
@@ -115,6 +115,11 @@ class Daemon:
         if self._process is not None and self._process.poll() is None:
             self.kill()
         shutil.rmtree(self.directory)
+
+
+def _drain(log: Any) -> None:
+    with log:
+        log.read()
 
 
 class Peer:
