@@ -13,6 +13,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import weakref
 from collections import deque
 from typing import Any, Coroutine, Deque, Dict, Optional, Set, TypeVar
 
@@ -71,6 +72,8 @@ class Connection:
     def __init__(self, plug: socket.socket) -> None:
         plug.setblocking(False)
         self._plug = plug
+        # One that nobody has any more is closed, whoever left it open.
+        weakref.finalize(self, plug.close).atexit = False
         self._exchange = Exchange()
         self._lock = threading.Lock()
         self._poll = select.poll()
@@ -152,10 +155,6 @@ class Connection:
             pass
         with self._lock:
             self._plug.close()
-
-    def __del__(self) -> None:
-        # Whoever was the last to read from it has found its end.
-        self._plug.close()
 
     def _ask(self, body: str, deadline: Optional[float]) -> Fields:
         end = self._end or self._write_end
