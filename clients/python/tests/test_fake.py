@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import unittest
-from typing import Any
+from typing import Any, Callable, List
 
 import nkv
 from support import PATIENCE, Case, FakeDaemon, Peer
@@ -221,12 +221,13 @@ class Links(Case):
         )
 
     def test_what_writes_is_not(self) -> None:
-        for write in [
+        writes: List[Callable[[Any], Any]] = [
             lambda link: link.put("a", 1),
             lambda link: link.delete("a"),
             lambda link: link.delete_matching("a.*"),
             lambda link: link.batch(nkv.Batch().put("a", 1)),
-        ]:
+        ]
+        for write in writes:
 
             async def call(link: Any) -> None:
                 with self.assertRaises(nkv.Unanswered):
@@ -414,7 +415,7 @@ class Subscriptions(Case):
     def test_a_cut_anywhere_loses_nothing(self) -> None:
         lines = [put("a", "1", 1), event("sync", 5), put("a", "2", 6), delete("b", 7)]
         data = "".join(f"{line}\n" for line in lines).encode()
-        expected = [
+        expected: List[nkv.Event] = [
             nkv.Put("a", 1, 1, "1"),
             nkv.Sync(5),
             nkv.Put("a", 2, 6, "2"),
@@ -570,7 +571,7 @@ class Mirrors(Case):
                 peer.say(put("c.a", "1", 1), event("sync", 5), put("c.a", "2", 6), event("sync", 6))
                 peer.rest()
 
-            told = []
+            told: List[Any] = []
 
             def fail(*arguments: Any) -> None:
                 raise RuntimeError("of a handler")

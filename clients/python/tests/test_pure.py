@@ -6,7 +6,7 @@ import doctest
 import os
 import unittest
 from decimal import Decimal
-from typing import Any, List
+from typing import Any, Dict, List, Tuple
 from unittest import mock
 
 import nkv
@@ -95,7 +95,7 @@ class Addresses(unittest.TestCase):
 
 class Values(unittest.TestCase):
     def test_values_become_text(self) -> None:
-        for value, text in [
+        values: List[Tuple[Any, str]] = [
             (None, '"value":null'),
             ({"b": [1, 2.5, "é"], "a": True}, '"value":{"b":[1,2.5,"é"],"a":true}'),
             ("\ud800", '"value":"\\ud800"'),
@@ -104,9 +104,10 @@ class Values(unittest.TestCase):
             (bytearray(b"a"), '"base64":"YQ=="'),
             (nkv.Json(" 1.00\n"), '"value":1.00'),
             (nkv.Json('{ "a":\r\n1 }'), '"value":{ "a":  1 }'),
-        ]:
+        ]
+        for value, text in values:
             self.assertEqual(_values.payload(value), text)
-        for value in [
+        for wrong in [
             {1, 2},
             float("nan"),
             nkv.Json(""),
@@ -116,7 +117,7 @@ class Values(unittest.TestCase):
             nkv.Json('"\ud800"'),
         ]:
             with self.assertRaises(nkv.BadValue):
-                _values.payload(value)
+                _values.payload(wrong)
 
     def test_lines_keep_the_text_of_values(self) -> None:
         for raw, value in [
@@ -370,7 +371,7 @@ class Texts(unittest.TestCase):
 
 
 def _whole(kind: type) -> Any:
-    members = {}
+    members: Dict[str, Any] = {}
     for part in reversed(kind.__mro__[:-1]):
         members.update(vars(part))
     return type("Whole", (), members)

@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import nkv
 import nkv.aio
 from nkv import _wire
+from nkv._threads import run
 from support import GREETING, PATIENCE, ROOT, Peer, members
 
 STORIES = sorted((ROOT / "tests" / "vectors").glob("*.jsonl"))
@@ -43,7 +44,7 @@ class Threads:
         return nkv.Client
 
     def within(self, client: Any) -> Any:
-        return lambda request: nkv._blocking.run(client._within._ask(request))
+        return lambda request: run(client._within._ask(request))
 
     def start(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
         return self._pool.submit(call, *args, **named)
@@ -147,8 +148,8 @@ class Story:
     def _client(self, name: str) -> Tuple[Any, Peer]:
         if name not in self._clients:
             call = self._world.start(self._world.client().connect, self._address)
-            self._clients[name] = self._accept(), None
-            self._clients[name] = call.result(PATIENCE), self._clients[name][0]
+            peer = self._accept()
+            self._clients[name] = call.result(PATIENCE), peer
         return self._clients[name]
 
     def _sent(self, name: str, line: str) -> None:
@@ -306,7 +307,7 @@ def _compare(expected: str, written: str) -> None:
 
 
 def _flat(text: str, path: str = "") -> List[Tuple[str, str]]:
-    found = []
+    found: List[Tuple[str, str]] = []
     for name, value in members(text):
         if name == "ops":
             decoder, at = json.JSONDecoder(), 1

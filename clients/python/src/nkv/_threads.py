@@ -73,7 +73,7 @@ class Connection:
         plug.setblocking(False)
         self._plug = plug
         # One that nobody has any more is closed, whoever left it open.
-        weakref.finalize(self, plug.close).atexit = False
+        weakref.finalize(self, plug.close)
         self._exchange = Exchange()
         self._lock = threading.Lock()
         self._poll = select.poll()

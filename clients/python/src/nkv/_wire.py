@@ -171,7 +171,7 @@ def parse(line: bytes) -> Fields:
     try:
         text = line.decode()
         if '"value"' in text or '"base64"' in text:
-            fields, end = _object(text, 0)
+            fields, end = _object(text, _past_space(text, 0))
         else:
             fields, end = decode(text, 0)
         if not isinstance(fields, dict) or text[end:].strip(" \t\r\n"):
@@ -182,62 +182,76 @@ def parse(line: bytes) -> Fields:
         raise ProtocolError(f"a line that makes no sense ({type(error).__name__})") from None
 
 
-_NAME = re.compile(r'[ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*').match
-_NEXT = re.compile(r"[ \t\r\n]*([,}\]])[ \t\r\n]*").match
-_OPEN = re.compile(r"[ \t\r\n]*([{\[])[ \t\r\n]*").match
+# Most fields are like this, and one look tells all of them. What is not goes the long way.
+_PLAIN = re.compile(
+    r'"([^"\\]*)":("[^"\\\x00-\x1f]*"|0|[1-9][0-9]{0,17}|true|false)([,}])'
+).match
+_NAME = re.compile(r'"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*').match
+_WORDS = {"true": True, "false": False}
 
 
 def _object(text: str, at: int) -> Tuple[Fields, int]:
     """An object with the text of its value: as the standard library has it, but that this is kept."""
     fields: Fields = {}
-    opened = _OPEN(text, at)
-    if opened is None or opened[1] != "{":
+    if text[at] != "{":
         raise ValueError("no object")
-    at = opened.end()
+    at = _past_space(text, at + 1)
     if text[at] == "}":
         return fields, at + 1
+    value: Any
     while True:
-        name = _NAME(text, at)
-        if name is None:
-            raise ValueError("no name")
-        start = name.end()
-        field = name[1]
-        if field == "entries":
-            fields[field], at = _entries(text, start)
+        plain = _PLAIN(text, at)
+        if plain is not None:
+            name, raw, end = plain.groups()
+            at = plain.end()
+            value = raw[1:-1] if raw[0] == '"' else _WORDS[raw] if raw in _WORDS else int(raw)
         else:
-            value, at = decode(text, start)
-            if field == "value":
-                fields[field] = Value(value, text[start:at])
-            elif field == "base64":
-                data = base64.b64decode(value, validate=True)
-                fields["value"] = Value(data, data)
-            else:
-                fields[field] = value
-        end = _NEXT(text, at)
-        if end is None:
+            at = _past_space(text, at)
+            named = _NAME(text, at)
+            if named is None:
+                raise ValueError("no name")
+            name, start = named[1], named.end()
+            value, at = (_entries if name == "entries" else decode)(text, start)
+            raw = text[start:at]
+            at = _past_space(text, at)
+            end = text[at]
+            at += 1
+        if name == "value":
+            value = Value(value, raw)
+        elif name == "base64":
+            data = base64.b64decode(value, validate=True)
+            name, value = "value", Value(data, data)
+        fields[name] = value
+        if end == "}":
+            return fields, at
+        if end != ",":
             raise ValueError("neither the next field nor the end")
-        at = end.end()
-        if end[1] == "}":
-            return fields, end.start(1) + 1
 
 
 def _entries(text: str, at: int) -> Tuple[List[Fields], int]:
     entries: List[Fields] = []
-    opened = _OPEN(text, at)
-    if opened is None or opened[1] != "[":
+    if text[at] != "[":
         raise ValueError("no array")
-    at = opened.end()
+    at = _past_space(text, at + 1)
     if text[at] == "]":
         return entries, at + 1
     while True:
         fields, at = _object(text, at)
         entries.append(fields)
-        end = _NEXT(text, at)
-        if end is None:
+        at = _past_space(text, at)
+        end = text[at]
+        at += 1
+        if end == "]":
+            return entries, at
+        if end != ",":
             raise ValueError("neither the next entry nor the end")
-        at = end.end()
-        if end[1] == "]":
-            return entries, end.start(1) + 1
+        at = _past_space(text, at)
+
+
+def _past_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
 
 
 def _plain(key: str) -> str:
