@@ -134,6 +134,8 @@ class Requests(Case):
                 world.within(client)._patience = PATIENCE
                 entry = await client.get("a")
                 self.assertEqual((entry.value, entry.raw, entry.rev), (1, "1", 7))
+                # Nothing is kept of what nobody waits for.
+                self.assertEqual(world.within(client)._connection._answers, {})
                 await client.close()
 
         self.play(scenario)
@@ -352,6 +354,35 @@ class Links(Case):
                     await link.ping()
                     await world.blocked(lambda: is_claimed.wait(PATIENCE))
                     await claimed.close()
+
+        self.play(scenario)
+
+
+    def test_what_is_taken_back_meanwhile_is_not_there(self) -> None:
+        async def scenario(world: Any) -> None:
+            is_asked, is_closed, is_deleted = (threading.Event() for _ in range(3))
+
+            def first(peer: Peer) -> None:
+                peer.hello()
+                peer.line()
+                peer.say('{"id":2,"ok":true,"rev":1}')
+
+            def second(peer: Peer) -> None:
+                peer.hello()
+                peer.line()
+                is_asked.set()
+                is_closed.wait(PATIENCE)
+                peer.say('{"id":2,"ok":true,"rev":1}')
+                peer.expect('{"op":"delete","key":"p"}', ',"deleted":1,"rev":2')
+                is_deleted.set()
+
+            async with FakeDaemon(first, second) as daemon:
+                async with world.link(daemon.address, **QUICK) as link:
+                    here = await link.announce("p", 1)
+                    await world.blocked(lambda: is_asked.wait(PATIENCE))
+                    await here.close()
+                    is_closed.set()
+                    await world.blocked(lambda: is_deleted.wait(PATIENCE))
 
         self.play(scenario)
 
