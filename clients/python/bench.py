@@ -64,7 +64,9 @@ def main() -> None:
 
 
 def measure(ours: str, theirs: str, seconds: float) -> None:
-    print(f"{'':24}{'nkv':>10} /s{'redis':>10} /s{'ratio':>8}{'nkv p50, p99':>19}{'redis p50, p99':>19}")
+    print(
+        f"{'':24}{'nkv':>10} /s{'redis':>10} /s{'ratio':>8}{'nkv p50, p99':>19}{'redis p50, p99':>19}"
+    )
     link, peer = nkv.Link(ours), redis.Redis(unix_socket_path=theirs)
     show("put", seconds, lambda: link.put("a.b", VALUE), lambda: peer.set("a.b", json.dumps(VALUE)))
     show("get", seconds, lambda: link.get("a.b"), lambda: json.loads(peer.get("a.b")))

@@ -287,9 +287,9 @@ class Blocking:
     async def connect(self, *args: Any, **options: Any) -> Any:
         return Awaited(nkv.Client.connect(*args, **options))
 
-    def within(self, client: Any) -> Any:
+    def within(self, thing: Any) -> Any:
         """What decides."""
-        return client._inner._within
+        return thing._inner._within
 
     async def apart(self, work: Callable[[], Any]) -> Any:
         """Starts something, and gives what waits for it."""
@@ -329,9 +329,9 @@ class Asyncio:
     async def connect(self, *args: Any, **options: Any) -> Any:
         return await nkv.aio.Client.connect(*args, **options)
 
-    def within(self, client: Any) -> Any:
+    def within(self, thing: Any) -> Any:
         """What decides."""
-        return client
+        return thing
 
     async def apart(self, work: Callable[[], Any]) -> Any:
         """Starts something, and gives what waits for it."""

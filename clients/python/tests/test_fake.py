@@ -63,6 +63,24 @@ class Requests(Case):
 
             self.play(scenario)
 
+    def test_a_daemon_that_is_full_is_told(self) -> None:
+        async def scenario(world: Any) -> None:
+            def script(peer: Peer) -> None:
+                peer.say('{"ok":false,"error":"limit","message":"too many"}')
+
+            # Whether the greeting can still be written or not; with asyncio the reason may be lost then.
+            kinds = (
+                nkv.LimitReached
+                if world.name == "blocking"
+                else (nkv.LimitReached, nkv.ConnectError)
+            )
+            for _ in range(20):
+                async with FakeDaemon(script) as daemon:
+                    with self.assertRaises(kinds):
+                        await world.connect(daemon.address)
+
+        self.play(scenario)
+
     def test_nobody_there(self) -> None:
         async def scenario(world: Any) -> None:
             for address in ["/nowhere/nkv.sock", "127.0.0.1:1"]:
@@ -357,7 +375,6 @@ class Links(Case):
 
         self.play(scenario)
 
-
     def test_what_is_taken_back_meanwhile_is_not_there(self) -> None:
         async def scenario(world: Any) -> None:
             is_asked, is_closed, is_deleted = (threading.Event() for _ in range(3))
@@ -476,6 +493,32 @@ class Subscriptions(Case):
                     self.assertEqual(found, [*expected, nkv.Sync(7)])
 
             self.play(scenario)
+
+    def test_a_peer_that_has_vanished_is_noticed(self) -> None:
+        async def scenario(world: Any) -> None:
+            def first(peer: Peer) -> None:
+                peer.hello()
+                peer.expect('{"op":"subscribe","key":"a"}', SUBSCRIBED)
+                peer.say(event("sync", 5))
+                peer.expect('{"op":"ping"}', "")
+                self.assertIn('"op":"ping"', peer.line())
+                peer.rest()
+
+            def second(peer: Peer) -> None:
+                peer.hello()
+                peer.expect('{"op":"subscribe","key":"a","since":5,"epoch":"e1"}', SUBSCRIBED)
+                peer.say(delete("a", 6))
+                peer.rest()
+
+            async with FakeDaemon(first, second) as daemon:
+                async with world.link(daemon.address, reply_timeout=0.2, **QUICK) as link:
+                    events = link.subscribe("a")
+                    # As over TCP, but sooner.
+                    world.within(events)._feed._silence = 0.02
+                    self.assertEqual(await events.next(PATIENCE), nkv.Sync(5))
+                    self.assertEqual(await events.next(PATIENCE), nkv.Delete("a", 6))
+
+        self.play(scenario)
 
     def test_options_are_asked_for(self) -> None:
         async def scenario(world: Any) -> None:

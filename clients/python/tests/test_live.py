@@ -26,7 +26,17 @@ class Live(Case):
                 async with world.link(daemon.socket) as link:
                     key = nkv.key("größe", "edge-7.example.org", "温度 🌡")
                     for number, value in enumerate(
-                        [None, True, 0, -1.5, "é\u2028\x00\ud83d\ude00", [], {"a": [1, {}]}, b"", b"\x00\xff"]
+                        [
+                            None,
+                            True,
+                            0,
+                            -1.5,
+                            "é\u2028\x00\ud83d\ude00",
+                            [],
+                            {"a": [1, {}]},
+                            b"",
+                            b"\x00\xff",
+                        ]
                         + [10**40, "x" * 500_000, nkv.Json("1.00"), nkv.Json('{"a":1,"a":2}')]
                     ):
                         rev = (await link.put(key, value)).rev

@@ -180,7 +180,7 @@ class Lines(unittest.TestCase):
         for line in [b'{"id":2,"ok":true}\n', b"HTTP/1.1 400\n", b"\xff\n"]:
             with self.assertRaises(nkv.ProtocolError):
                 self.both_ways(line)
-        with self.assertRaisesRegex(nkv.ProtocolError, "limit: too many"):
+        with self.assertRaisesRegex(nkv.LimitReached, "limit: too many"):
             self.both_ways(b'{"ok":false,"error":"limit","message":"too many"}\n', 0)
         with self.assertRaisesRegex(nkv.ProtocolError, "nothing asked for"):
             self.both_ways(b'{"id":1,"ok":true}\n', 0)
@@ -298,7 +298,10 @@ class Copies(unittest.TestCase):
             ("a=1@1 lost b=2@2 s2", ["anew +b=2"]),
             ("a=1@1 s1 r9 b=2@2 lost r9 b=2@2 s9", ["anew +a=1", "anew +b=2 -a:1"]),
             # A value of another type hinders nothing.
-            ('a=1@1 b="x"@2 s2 a="y"@3 s3 a=5@4 b=6@5 s5', ["anew +a=1 !b:?", "!a:1", "a:?>5 b:?>6"]),
+            (
+                'a=1@1 b="x"@2 s2 a="y"@3 s3 a=5@4 b=6@5 s5',
+                ["anew +a=1 !b:?", "!a:1", "a:?>5 b:?>6"],
+            ),
         ]:
             self.assertEqual(self.play(script)[1], expected, script)
 

@@ -204,9 +204,7 @@ class Story:
             return start(client.put, key, _value(fields), **_options(fields)), _put_done
         if op == "get" and {"limit", "after"} & set(fields):
             # The typed call asks for page after page, and not for these.
-            body = ",".join(
-                f'"{name}":{value}' for name, value in fields.items() if name != "id"
-            )
+            body = ",".join(f'"{name}":{value}' for name, value in fields.items() if name != "id")
             return start(self._world.within(client), _wire.Request(body, lambda told: told)), _ok
         if op == "hello":
             # The typed one says a name.

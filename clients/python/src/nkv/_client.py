@@ -14,7 +14,16 @@ from ._loop import Loop
 from ._values import Entry, Written
 from ._wire import Fields, Request
 from ._world import Connection, World
-from .errors import ConnectError, Conflict, NotFound, ProtocolError, Unanswered, refusal
+from .errors import (
+    Conflict,
+    ConnectError,
+    Disconnected,
+    NotFound,
+    ProtocolError,
+    ServerError,
+    Unanswered,
+    refusal,
+)
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Client")
@@ -76,9 +85,7 @@ class Batch:
         ttl: Optional[float] = None,
     ) -> Batch:
         """Adds a put; see `Client.put`."""
-        self._operations.append(
-            _wire.put(key, value, if_rev, if_changed, lifetime, ttl).body
-        )
+        self._operations.append(_wire.put(key, value, if_rev, if_changed, lifetime, ttl).body)
         return self
 
     def delete(self, pattern: str, *, if_rev: Optional[int] = None) -> Batch:
@@ -154,9 +161,7 @@ class Commands:
         """Carries out a batch, and gives the revision of its last change."""
         return await self._ask(_wire.batch(batch._operations))
 
-    async def update(
-        self, key: str, change: Callable[[Any], Any], *, default: Any = None
-    ) -> int:
+    async def update(self, key: str, change: Callable[[Any], Any], *, default: Any = None) -> int:
         """Reads a key, makes a new value of its value, and puts that if nobody else was faster.
 
         Otherwise it begins again with what is there then. The function is given ``default`` where there
@@ -262,9 +267,9 @@ class Client(Commands):
             if greeting.get("protocol") != 1:
                 raise ProtocolError(f"it speaks version {greeting.get('protocol')}")
             return cls(connection, greeting, options.reply_timeout)
-        except Unanswered as error:
+        except (Disconnected, Unanswered) as error:
             connection.close()
-            if isinstance(error.__cause__, ProtocolError):
+            if isinstance(error.__cause__, (ProtocolError, ServerError)):
                 raise error.__cause__ from None
             # A greeting whose fate is unknown is no request of the caller's.
             reason = error.__cause__ or error

@@ -36,7 +36,7 @@ class Exchange:
     def receive(self, data: bytes) -> Iterator[Tuple[Optional[int], Fields]]:
         """Takes in bytes: answers with the numbers of their requests, events with none.
 
-        Raises `ProtocolError`, after which the connection is of no more use.
+        Raises `ProtocolError`, or the refusal of the connection as a whole. It is of no more use then.
         """
         *lines, rest = data.split(b"\n")
         if lines and self._begun:
@@ -60,7 +60,8 @@ class Exchange:
     def _answered(self, fields: Fields) -> int:
         if not self._unanswered:
             if not fields["ok"]:
-                raise ProtocolError(f"told without being asked: {refusal(fields)}")
+                # The daemon has too many clients.
+                raise refusal(fields)
             raise ProtocolError("an answer that nothing asked for")
         number = self._unanswered.popleft()
         # A line that was too long to be read is answered without its id.

@@ -170,7 +170,14 @@ class Link(Commands):
         on_synced: Optional[Callable[[], Any]] = None,
         on_cut: Optional[Callable[..., Any]] = None,
     ) -> Mirror[T]:
-        """A copy of a key or pattern and all that lies below, which keeps itself up to date."""
+        """A copy of a key or pattern and all that lies below, which a task keeps up to date.
+
+        ``parse`` makes what the copy holds of each value, and raises where it can't. The handlers, functions
+        or coroutine functions, are called after the copy has moved: ``on_created(key, value)``,
+        ``on_modified(key, value, old)``, ``on_deleted(key, old)``, ``on_invalid(key, error)`` for each
+        change; then ``on_cut(cut)`` for each consistent state, and ``on_synced()`` whenever the copy has
+        caught up on a new connection.
+        """
         handlers = Handlers(on_created, on_modified, on_deleted, on_invalid, on_synced, on_cut)
         mirror = Mirror(self.follow(pattern, exact=exact, parse=parse), handlers)
         self._dependents.add(mirror)

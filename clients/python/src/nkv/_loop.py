@@ -17,7 +17,7 @@ from typing import Any, Coroutine, Deque, Dict, Optional, Set, TypeVar
 from ._address import Address, Unix
 from ._exchange import Exchange
 from ._wire import Fields
-from .errors import ConnectError, Disconnected, ProtocolError, Timeout, Unanswered
+from .errors import ConnectError, Disconnected, ProtocolError, ServerError, Timeout, Unanswered
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
                     answer = self._answers.get(number)
                     if answer is not None and not answer.done():
                         answer.set_result(fields)
-        except ProtocolError as error:
+        except (ProtocolError, ServerError) as error:
             self._finish(error)
             if self._transport is not None:
                 self._transport.abort()

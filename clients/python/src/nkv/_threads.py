@@ -21,7 +21,15 @@ from ._address import Address, Unix
 from ._exchange import Exchange
 from ._wire import Fields
 from ._world import after, left
-from .errors import ConnectError, Disconnected, Error, ProtocolError, Timeout, Unanswered
+from .errors import (
+    ConnectError,
+    Disconnected,
+    Error,
+    ProtocolError,
+    ServerError,
+    Timeout,
+    Unanswered,
+)
 
 T = TypeVar("T")
 
@@ -217,7 +225,7 @@ class Connection:
                     self._events.append(fields)
                 elif number in self._wanted:
                     self._answers[number] = fields
-        except ProtocolError as error:
+        except (ProtocolError, ServerError) as error:
             self._end = self._end or error
         return True
 
@@ -249,5 +257,3 @@ class Task:
     async def join(self) -> None:
         if self._thread is not threading.current_thread():
             self._thread.join()
-
-

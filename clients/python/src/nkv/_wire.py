@@ -183,9 +183,7 @@ def parse(line: bytes) -> Fields:
 
 
 # Most fields are like this, and one look tells all of them. What is not goes the long way.
-_PLAIN = re.compile(
-    r'"([^"\\]*)":("[^"\\\x00-\x1f]*"|0|[1-9][0-9]{0,17}|true|false)([,}])'
-).match
+_PLAIN = re.compile(r'"([^"\\]*)":("[^"\\\x00-\x1f]*"|0|[1-9][0-9]{0,17}|true|false)([,}])').match
 _NAME = re.compile(r'"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*').match
 _WORDS = {"true": True, "false": False}
 

@@ -161,9 +161,7 @@ def refusal(fields: Dict[str, Any]) -> ServerError:
     """The error that a response tells."""
     code = str(fields.get("error", ""))
     kind = _KINDS.get(code, ServerError)
-    return kind(
-        str(fields.get("message", "refused")), code, fields.get("rev"), fields.get("at")
-    )
+    return kind(str(fields.get("message", "refused")), code, fields.get("rev"), fields.get("at"))
 
 
 def again(error: E) -> E:
