@@ -38,7 +38,7 @@ use crate::access::{Action, Grants, Rules};
 use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
-use crate::session::{Counters, Sees, Session, Skip, Steps};
+use crate::session::{Counters, LastEvent, Sees, Session, Skip, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
@@ -55,6 +55,8 @@ const STEPS_PER_REQUEST: u32 = 16;
 const CLIENTS_PER_KEPT_PLACE: u64 = 64;
 /// How many keys that belong to ended connections, or have expired, are deleted a turn.
 const ENDINGS_PER_TURN: usize = 1024;
+/// How many bytes of responses are provided for at once: enough for one, or for some small ones.
+const OUT_BYTES: usize = 256;
 /// How many bytes of events are made ahead of being written. More would make a slow subscriber's
 /// events staler and its buffer larger; less would mean more system calls for one that keeps up.
 const EVENT_CHUNK_BYTES: usize = 16 << 10;
@@ -101,6 +103,7 @@ pub struct Broker {
     /// Connections that have ended and may still own entries.
     departed: VecDeque<Owner>,
     owners: u64,
+    last_event: LastEvent,
     counters: Counters,
     started: Time,
     committed: u64,
@@ -141,6 +144,7 @@ impl Broker {
             due: Vec::new(),
             departed: VecDeque::new(),
             owners: 0,
+            last_event: LastEvent::default(),
             counters: Counters::default(),
             started: now,
             can_redo: options.can_redo,
@@ -409,10 +413,7 @@ impl Broker {
             return &[];
         }
         // Each connection gets on by an event at least, whatever others of its user hold.
-        let chunk = match self.is_short_of_memory(session) {
-            true => 1,
-            false => EVENT_CHUNK_BYTES,
-        };
+        let chunk = if share.is_short { 1 } else { EVENT_CHUNK_BYTES };
         let state = &mut self.sessions[session];
         let grants = self.grants[session].as_ref();
         let sees = grants.map(|grants| |key: KeyRef<'_>| grants.allow(Action::Read, key));
@@ -420,6 +421,7 @@ impl Broker {
             &self.keyspace,
             chunk,
             &mut share.steps,
+            &mut self.last_event,
             &mut self.counters,
             sees.as_ref().map(|sees| sees as &Sees<'_>),
         );
@@ -525,6 +527,9 @@ impl Broker {
         let skipped = std::mem::take(&mut state.input.skipping);
         if line.is_empty() && skipped.is_none() {
             return;
+        }
+        if state.out.capacity() == 0 {
+            state.out.reserve(OUT_BYTES);
         }
         steps.take(STEPS_PER_REQUEST);
         self.counters.requests += 1;
@@ -658,6 +663,8 @@ impl Broker {
 pub struct Share {
     bytes: usize,
     steps: Steps,
+    /// Whether the connection's user holds too much memory already.
+    is_short: bool,
 }
 
 impl Token {

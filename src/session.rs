@@ -26,7 +26,7 @@ use crate::keyspace::{Keyspace, Owner};
 use crate::wire::Id;
 
 use subscription::Teller;
-pub(crate) use subscription::{Sees, Start, Subscription};
+pub(crate) use subscription::{LastEvent, Sees, Start, Subscription};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,6 +223,7 @@ impl Session {
         keyspace: &Keyspace,
         chunk: usize,
         steps: &mut Steps,
+        last: &mut LastEvent,
         counters: &mut Counters,
         sees: Option<&Sees<'_>>,
     ) {
@@ -235,6 +236,7 @@ impl Session {
             out: &mut self.out,
             chunk,
             steps,
+            last,
             counters,
             sees,
         };

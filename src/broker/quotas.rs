@@ -15,6 +15,8 @@
 
 use std::collections::BTreeMap;
 
+use slab::Slab;
+
 use crate::access::{Resource, Subject};
 use crate::keyspace::{Account, Held};
 use crate::session::{Peer, Session, Steps};
@@ -43,6 +45,8 @@ const USERS_TOLD: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Credit {
     pub(super) account: Account,
+    /// Where the ledger has the account.
+    place: usize,
     quotas: Quotas,
     /// How much of `buffered` is this session's.
     charged: u64,
@@ -62,7 +66,8 @@ struct Quotas {
 /// What each user with a connection holds, apart from keys, and has left of this turn.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    accounts: BTreeMap<Account, Use>,
+    places: BTreeMap<Account, usize>,
+    accounts: Slab<Use>,
     turn: u64,
 }
 
@@ -96,49 +101,75 @@ impl Ledger {
         self.turn += 1;
     }
 
+    /// The place of an account, which it keeps while it has a connection.
+    fn place(&mut self, account: Account) -> usize {
+        let place = self.places.entry(account);
+        *place.or_insert_with(|| {
+            // The share of a turn is made when it is first looked at.
+            let turn = u64::MAX;
+            self.accounts.insert(Use {
+                turn,
+                ..Use::default()
+            })
+        })
+    }
+
     /// What an account has, its share of this turn made anew with the turn.
-    fn of(&mut self, account: Account) -> &mut Use {
-        let turn = self.turn;
-        let held = self.accounts.entry(account).or_default();
-        if held.turn != turn || held.connections == 0 {
-            held.turn = turn;
+    fn of(&mut self, credit: &Credit) -> &mut Use {
+        let held = &mut self.accounts[credit.place];
+        if held.turn != self.turn {
+            held.turn = self.turn;
             held.steps = ACCOUNT_STEPS_PER_TURN;
             held.share = Share {
                 bytes: ACCOUNT_BYTES_PER_TURN,
                 steps: Steps::new(ACCOUNT_STEPS_PER_TURN),
+                is_short: false,
             };
         }
         held
     }
 
-    fn look(&self, account: Account) -> Use {
-        self.accounts.get(&account).copied().unwrap_or_default()
+    fn look(&self, credit: &Credit) -> &Use {
+        &self.accounts[credit.place]
+    }
+
+    fn connections(&self, account: Account) -> u64 {
+        let place = self.places.get(&account);
+        place.map_or(0, |&place| self.accounts[place].connections)
     }
 }
 
 impl Broker {
     /// Charges a new connection, unless its user has too many. The line that refuses it then.
     pub(super) fn admit(&mut self, peer: &Peer) -> Result<Credit, Refusal> {
-        let credit = self.credit_of(peer);
-        let used = self.ledger.look(credit.account).connections;
-        credit.check(Resource::Connections, used, 1)?;
-        self.ledger.of(credit.account).connections += 1;
+        let (account, quotas) = self.quotas_of(peer);
+        let used = self.ledger.connections(account);
+        quotas.check(account, Resource::Connections, used)?;
+        let credit = Credit {
+            account,
+            place: self.ledger.place(account),
+            quotas,
+            charged: 0,
+            is_over: false,
+        };
+        self.ledger.of(&credit).connections += 1;
         Ok(credit)
     }
 
     /// Gives back what a connection has held.
     pub(super) fn dismiss(&mut self, credit: &Credit, subscriptions: usize) {
-        let held = self.ledger.of(credit.account);
+        let held = self.ledger.of(credit);
         held.connections -= 1;
         held.subscriptions -= subscriptions as u64;
         held.buffered -= credit.charged;
         if held.connections == 0 {
-            self.ledger.accounts.remove(&credit.account);
+            self.ledger.accounts.remove(credit.place);
+            self.ledger.places.remove(&credit.account);
         }
     }
 
     /// What the rules that are in force now say of a peer.
-    fn credit_of(&self, peer: &Peer) -> Credit {
+    fn quotas_of(&self, peer: &Peer) -> (Account, Quotas) {
         let account = account(peer);
         let is_free = account == Account::ROOT || Some(account) == self.owner.map(Account::User);
         let subject = subject(peer);
@@ -148,37 +179,33 @@ impl Broker {
             let said = rules.and_then(|rules| rules.quota(&subject, resource));
             said.map_or(by_default.of(resource), |(amount, ..)| amount)
         };
-        Credit {
-            account,
-            quotas: Quotas {
-                connections: amount(Resource::Connections),
-                subscriptions: amount(Resource::Subscriptions),
-                keys: amount(Resource::Keys),
-                bytes: amount(Resource::Bytes),
-                buffered: amount(Resource::Buffered),
-            },
-            charged: 0,
-            is_over: false,
-        }
+        let quotas = Quotas {
+            connections: amount(Resource::Connections),
+            subscriptions: amount(Resource::Subscriptions),
+            keys: amount(Resource::Keys),
+            bytes: amount(Resource::Bytes),
+            buffered: amount(Resource::Buffered),
+        };
+        (account, quotas)
     }
 
     /// Holds a session to the quotas of the rules that are in force now. What is held already stays.
     pub(super) fn renew_quotas(&mut self, session: usize) {
-        let quotas = self.credit_of(&self.sessions[session].peer).quotas;
+        let (_, quotas) = self.quotas_of(&self.sessions[session].peer);
         self.credits[session].quotas = quotas;
     }
 
     /// The steps that a session has for its requests in this turn.
     pub(super) fn begin_requests(&mut self, session: usize) -> Steps {
         let credit = &mut self.credits[session];
-        let held = self.ledger.of(credit.account);
+        let held = self.ledger.of(credit);
         credit.is_over = held.buffered > credit.quotas.buffered;
         Steps::new(held.steps.min(STEPS_PER_TURN))
     }
 
     /// Ends what [`Broker::begin_requests`] began: `taken` steps are used.
     pub(super) fn end_requests(&mut self, session: usize, taken: u32) {
-        let held = self.ledger.of(self.credits[session].account);
+        let held = self.ledger.of(&self.credits[session]);
         held.steps = held.steps.saturating_sub(taken);
         self.charge(session);
     }
@@ -187,22 +214,25 @@ impl Broker {
     /// the next, and nothing is to be read for it.
     #[must_use]
     pub fn has_turn(&mut self, session: usize) -> bool {
-        self.ledger.of(self.credits[session].account).steps > 0
+        self.ledger.of(&self.credits[session]).steps > 0
     }
 
     /// What a connection may be given in this turn's delivery; nothing where its user has had its share,
     /// and the connection waits for the next turn ([`Broker::wait`]).
     pub fn share(&mut self, session: usize) -> Option<Share> {
-        let left = self.ledger.of(self.credits[session].account).share;
+        let credit = &self.credits[session];
+        let held = self.ledger.of(credit);
+        let left = held.share;
         (left.bytes > 0 && left.steps.are_left()).then(|| Share {
             bytes: left.bytes.min(BYTES_PER_TURN),
             steps: Steps::new(left.steps.left().min(STEPS_PER_TURN)),
+            is_short: held.buffered > credit.quotas.buffered,
         })
     }
 
     /// Says what is left of a share: the rest is charged to the turn.
     pub fn end_share(&mut self, session: usize, given: Share, left: Share) {
-        let share = &mut self.ledger.of(self.credits[session].account).share;
+        let share = &mut self.ledger.of(&self.credits[session]).share;
         let bytes = given.bytes - left.bytes;
         share.bytes = share.bytes.saturating_sub(bytes);
         share.steps.take(given.steps.left() - left.steps.left());
@@ -220,7 +250,7 @@ impl Broker {
         let now = held_bytes(&self.sessions[session]).saturating_sub(FREE_BYTES);
         let credit = &mut self.credits[session];
         if now != credit.charged {
-            let held = self.ledger.of(credit.account);
+            let held = self.ledger.of(credit);
             held.buffered = held.buffered - credit.charged + now;
             credit.charged = now;
         }
@@ -233,14 +263,8 @@ impl Broker {
             return true;
         }
         let credit = &self.credits[session];
-        let others = self.ledger.look(credit.account).buffered - credit.charged;
+        let others = self.ledger.look(credit).buffered - credit.charged;
         others + charge <= credit.quotas.buffered
-    }
-
-    /// Whether no more is to be made for a session than it takes to go on.
-    pub(super) fn is_short_of_memory(&self, session: usize) -> bool {
-        let credit = &self.credits[session];
-        self.ledger.look(credit.account).buffered > credit.quotas.buffered
     }
 
     /// Refuses a request of a session whose user holds too much already.
@@ -255,21 +279,20 @@ impl Broker {
 
     pub(super) fn over_buffered(&self, session: usize) -> Refusal {
         let credit = &self.credits[session];
-        credit.refusal(
-            Resource::Buffered,
-            self.ledger.look(credit.account).buffered,
-        )
+        let used = self.ledger.look(credit).buffered;
+        credit.refusal(Resource::Buffered, used)
     }
 
     pub(super) fn check_subscriptions(&self, session: usize) -> Result<(), Refusal> {
         let credit = &self.credits[session];
-        let used = self.ledger.look(credit.account).subscriptions;
-        credit.check(Resource::Subscriptions, used, 1)
+        let used = self.ledger.look(credit).subscriptions;
+        let quotas = &credit.quotas;
+        quotas.check(credit.account, Resource::Subscriptions, used)
     }
 
     /// Counts subscriptions that are made, or end.
     pub(super) fn count_subscription(&mut self, session: usize, is_made: bool) {
-        let held = self.ledger.of(self.credits[session].account);
+        let held = self.ledger.of(&self.credits[session]);
         if is_made {
             held.subscriptions += 1;
         } else {
@@ -312,8 +335,8 @@ impl Broker {
     /// What each user holds, of those who hold anything.
     pub(super) fn users(&self) -> Vec<UserUse> {
         let mut users: BTreeMap<Account, (Use, Held)> = BTreeMap::new();
-        for (account, held) in &self.ledger.accounts {
-            users.entry(*account).or_default().0 = *held;
+        for (account, place) in &self.ledger.places {
+            users.entry(*account).or_default().0 = self.ledger.accounts[*place];
         }
         for (account, held) in self.keyspace.accounts() {
             users.entry(account).or_default().1 = held;
@@ -337,22 +360,8 @@ impl Broker {
 }
 
 impl Credit {
-    fn check(&self, resource: Resource, used: u64, more: u64) -> Result<(), Refusal> {
-        if used + more > self.quotas.of(resource) {
-            Err(self.refusal(resource, used))
-        } else {
-            Ok(())
-        }
-    }
-
     fn refusal(&self, resource: Resource, used: u64) -> Refusal {
-        let message = format!(
-            "{} has used up the quota `{}`: {used} of {}",
-            self.account,
-            resource.as_str(),
-            self.quotas.of(resource),
-        );
-        Refusal::new(ErrorCode::Limit, message)
+        self.quotas.refusal(self.account, resource, used)
     }
 }
 
@@ -370,6 +379,21 @@ impl Quotas {
             bytes: share(limits.bytes),
             buffered: times(limits.message, BUFFERED_MESSAGES),
         }
+    }
+
+    /// Refuses one more.
+    fn check(&self, account: Account, resource: Resource, used: u64) -> Result<(), Refusal> {
+        if used >= self.of(resource) {
+            Err(self.refusal(account, resource, used))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn refusal(&self, account: Account, resource: Resource, used: u64) -> Refusal {
+        let (name, limit) = (resource.as_str(), self.of(resource));
+        let message = format!("{account} has used up the quota `{name}`: {used} of {limit}");
+        Refusal::new(ErrorCode::Limit, message)
     }
 
     fn of(&self, resource: Resource) -> u64 {

@@ -3,13 +3,21 @@
 //! The stories beside this file are what a client or a daemon in any language is tested with;
 //! `README.md` tells their format. They are played here to a broker in memory and to the daemon
 //! over a Unix socket and over TCP, with whole lines and with one byte at a time, and once more by the
-//! runner `run`, which is there for others. So what a story says is so.
+//! runner `run`, which is there for others. So what a story says is so. `guide` runs the client of
+//! `docs/writing-a-client.md`.
 
 #![cfg(feature = "daemon")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that can't go on has failed"
+)]
 
 #[path = "../support/daemon.rs"]
 mod daemon;
+#[path = "../support/document.rs"]
+mod document;
+mod guide;
 mod memory;
 mod player;
 mod runner;
@@ -47,6 +55,21 @@ fn stories_hold_in_memory() {
             }
         }
     }
+}
+
+/// A client library's tests leave out what no library sends.
+#[test]
+fn stories_hold_without_their_raw_steps() {
+    let mut left_out = 0;
+    for mut story in stories() {
+        left_out += story.raw.len();
+        let raw = std::mem::take(&mut story.raw);
+        story.steps.retain(|(number, _)| !raw.contains(number));
+        if let Err(failure) = play(&story, &mut Memory::new(&story, usize::MAX)) {
+            panic!("{failure}");
+        }
+    }
+    assert!(left_out > 100);
 }
 
 #[test]

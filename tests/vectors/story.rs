@@ -22,6 +22,8 @@ pub(crate) struct Story {
     pub(crate) needs: Vec<String>,
     /// With the numbers of their lines.
     pub(crate) steps: Vec<(usize, Step)>,
+    /// The numbers of the lines that no client library sends, and of their answers.
+    pub(crate) raw: Vec<usize>,
 }
 
 pub(crate) enum Step {
@@ -65,8 +67,6 @@ struct Fields {
     close: Option<String>,
     end: Option<String>,
     ended: Option<String>,
-    /// For clients that can't send everything. These runners can.
-    #[allow(dead_code, reason = "the format has it")]
     raw: Option<bool>,
 }
 
@@ -90,10 +90,14 @@ impl Story {
         if let Some(word) = needs.iter().find(|word| !NEEDS.contains(&word.as_str())) {
             return Err(format!("line 1: nobody knows the need {word}"));
         }
-        let mut steps = Vec::new();
+        let (mut steps, mut raw) = (Vec::new(), Vec::new());
         for (number, line) in lines {
             let number = number + 1;
-            let fields = serde_json::from_str(line).map_err(|e| format!("line {number}: {e}"))?;
+            let fields: Fields =
+                serde_json::from_str(line).map_err(|e| format!("line {number}: {e}"))?;
+            if fields.raw == Some(true) {
+                raw.push(number);
+            }
             let step = step(fields).map_err(|e| format!("line {number}: {e}"))?;
             steps.push((number, step));
         }
@@ -102,6 +106,7 @@ impl Story {
             limits: first.limits.unwrap_or_default(),
             needs,
             steps,
+            raw,
         })
     }
 
