@@ -84,6 +84,7 @@ const IMPURE: [&str; 21] = [
 /// What the library without features is made of: serde and its kind.
 const CLIENT_PACKAGES: [&str; 18] = [
     "nkv",
+    "arcstr",
     "base64",
     "memchr",
     "rustix",
