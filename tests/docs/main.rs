@@ -12,7 +12,7 @@
 //! - ```` ```rust ```` in `docs/rust.md` ([`rust`]): each example stands in a test too.
 //!
 //! Beside them, links have to lead somewhere, every line of the daemon's log has to be explained in
-//! `docs/operations.md` ([`log`]), and the code map of `docs/architecture.md` has to be
+//! `docs/operations.md` ([`log`]), all `unsafe` code in `SECURITY.md` ([`security`]), and the code map of `docs/architecture.md` has to be
 //! complete ([`map`]).
 //!
 //! `…` in what is expected stands for any text within a line, and `EPOCH` for the daemon's epoch.
@@ -33,6 +33,7 @@ mod log;
 mod map;
 mod memory;
 mod rust;
+mod security;
 mod socket;
 #[path = "../support/mod.rs"]
 mod support;
@@ -116,7 +117,9 @@ fn tables_hold() {
 
 #[test]
 fn links_lead_somewhere() {
-    let mut paths = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    let mut paths = ["README.md", "CHANGELOG.md", "SECURITY.md"]
+        .map(|name| root().join(name))
+        .to_vec();
     let docs = std::fs::read_dir(root().join("docs")).unwrap();
     let docs = docs.map(|entry| entry.unwrap().path());
     paths.extend(docs.filter(|path| path.extension().is_some_and(|kind| kind == "md")));
@@ -158,6 +161,22 @@ fn anchor_of(heading: &str) -> String {
 fn the_code_map_is_complete() {
     let path = "docs/architecture.md";
     map::check(path, &document(path));
+}
+
+#[test]
+fn unsafe_code_is_listed() {
+    let path = "SECURITY.md";
+    security::check(path, &document(path));
+    let check = |source: &str, count: usize| {
+        assert_eq!(security::count(source), count, "{source}");
+    };
+    check("let a = unsafe { f() };", 1);
+    check("unsafe impl Send for A {}\nunsafe fn f() {}", 2);
+    check("let b = a+unsafe{f()}-unsafe{g()};", 2);
+    check(
+        "#[expect(unsafe_code)]\n// unsafe\n/// unsafe\nlet a = 1; // unsafe",
+        0,
+    );
 }
 
 #[test]
