@@ -1,0 +1,95 @@
+//! The systems that are compared: how each is started, and how the same work is said to it.
+//!
+//! A file each. What a system is asked to do for "a put", "a get" and "an event" stands at the top of
+//! its file, and in docs/performance.md.
+
+mod mosquitto;
+mod nats;
+mod nkv;
+mod redis;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::connection::{Address, Counter, Request};
+
+/// All that there are, nkv first.
+pub(crate) const ALL: [&dyn Peer; 4] =
+    [&nkv::Nkv, &redis::Redis, &nats::Nats, &mosquitto::Mosquitto];
+
+/// What a server is started for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Keeping {
+    /// Nothing on the disk.
+    Memory,
+    /// What is answered is on stable storage.
+    Durable,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Role {
+    /// Gets, and puts that are answered.
+    Client,
+    /// Puts that subscribers are told.
+    Publisher,
+    Subscriber,
+}
+
+/// Where a server is started.
+pub(crate) struct Place<'a> {
+    /// An empty directory of its own.
+    pub(crate) directory: &'a Path,
+    /// A port that is free.
+    pub(crate) port: u16,
+    pub(crate) keeping: Keeping,
+}
+
+/// A system. Keys have the form `topic.rest`; values are letters and digits.
+pub(crate) trait Peer: Sync {
+    fn name(&self) -> &'static str;
+
+    /// The program, where it is installed.
+    fn program(&self) -> Option<PathBuf>;
+
+    /// What starts it in the foreground, and where it listens then. None where it can't do this.
+    fn start(&self, program: &Path, place: &Place<'_>) -> Option<(Command, Address)>;
+
+    /// Finds its marks on a connection for this.
+    fn counter(&self, role: Role) -> Counter;
+
+    /// What is sent on a new connection, first of all.
+    fn greeting(&self, role: Role) -> Request;
+
+    /// None where puts are not answered.
+    fn put(&self, key: &str, value: &str) -> Option<Request>;
+
+    /// None where there is nothing to get.
+    fn get(&self, key: &str) -> Option<Request>;
+
+    /// A put that the subscribers of the key's topic are told; None where there is no such thing.
+    fn publish(&self, key: &str, value: &str) -> Option<Request>;
+
+    /// Subscribes to all keys of a topic.
+    fn subscribe(&self, topic: &str) -> Request;
+
+    /// The marks of one event.
+    fn event_marks(&self) -> usize;
+
+    /// What stands in an answer that says no.
+    fn refusal(&self) -> &'static str;
+}
+
+/// The first of these programs that there is: of a path or of `PATH`, and where administrators'
+/// programs are.
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    let places = std::env::split_paths(&path).chain(more);
+    let mut programs = places.map(|directory| directory.join(name));
+    programs.find(|program| program.is_file())
+}
+
+fn topic_of(key: &str) -> &str {
+    key.split('.').next().unwrap_or(key)
+}

@@ -1,0 +1,76 @@
+//! nkv-server of this build, or the one that `NKV_SERVER` names.
+//!
+//! A put is `put`, a get is `get` of the key, an event is what a subscription to `topic.*` is told.
+//! `--in-memory`, or `--sync always`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Keeping, Peer, Place, Role};
+use crate::connection::{Address, Counter, Request};
+
+pub(crate) struct Nkv;
+
+impl Peer for Nkv {
+    fn name(&self) -> &'static str {
+        "nkv"
+    }
+
+    fn program(&self) -> Option<PathBuf> {
+        let built = env!("CARGO_BIN_EXE_nkv-server");
+        let program = std::env::var_os("NKV_SERVER").unwrap_or_else(|| built.into());
+        Some(PathBuf::from(program))
+    }
+
+    fn start(&self, program: &Path, place: &Place<'_>) -> Option<(Command, Address)> {
+        let socket = place.directory.join("nkv.sock");
+        let mut command = Command::new(program);
+        command.arg(&socket).args(["--log", "warn"]);
+        match place.keeping {
+            Keeping::Memory => command.arg("--in-memory"),
+            Keeping::Durable => command
+                .args(["--sync", "always", "--data-dir"])
+                .arg(place.directory)
+                .arg("--runtime-dir")
+                .arg(place.directory),
+        };
+        Some((command, Address::Unix(socket)))
+    }
+
+    fn counter(&self, _role: Role) -> Counter {
+        Counter::Lines
+    }
+
+    fn greeting(&self, _role: Role) -> Request {
+        Request::new("{\"op\":\"ping\"}\n", 1)
+    }
+
+    fn put(&self, key: &str, value: &str) -> Option<Request> {
+        let line = format!("{{\"op\":\"put\",\"key\":\"{key}\",\"value\":\"{value}\"}}\n");
+        Some(Request::new(line, 1))
+    }
+
+    fn get(&self, key: &str) -> Option<Request> {
+        let line = format!("{{\"op\":\"get\",\"key\":\"{key}\"}}\n");
+        Some(Request::new(line, 1))
+    }
+
+    fn publish(&self, key: &str, value: &str) -> Option<Request> {
+        self.put(key, value)
+    }
+
+    fn subscribe(&self, topic: &str) -> Request {
+        let line =
+            format!("{{\"op\":\"subscribe\",\"id\":1,\"key\":\"{topic}.*\",\"initial\":false}}\n");
+        // The answer, and `sync`.
+        Request::new(line, 2)
+    }
+
+    fn event_marks(&self) -> usize {
+        1
+    }
+
+    fn refusal(&self) -> &'static str {
+        "\"ok\":false"
+    }
+}
