@@ -1,12 +1,13 @@
 //! How a comparison goes: all servers up, one awake at a time, round after round.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::machine::{self, Cores, Elapsed};
 use crate::peer::{Keeping, Peer};
-use crate::results::{Figure, Results, Unit};
+use crate::report;
+use crate::results::{Case, Figure, Results, Unit};
 use crate::server::Server;
 
 /// What is asked for on the command line.
@@ -39,72 +40,121 @@ impl Placement {
 pub(crate) struct Bench {
     pub(crate) options: Options,
     pub(crate) cores: Cores,
-    /// Where servers have their directories.
-    pub(crate) directory: PathBuf,
+    /// Where servers that keep nothing have their directories: in memory where there is `/dev/shm`.
+    pub(crate) memory: PathBuf,
+    /// Where the others have them.
+    pub(crate) disk: PathBuf,
     pub(crate) results: Results,
 }
 
 impl Bench {
     /// So long is one round of a measure that goes on for a time.
     pub(crate) fn round_time(&self) -> Duration {
-        Duration::from_millis(if self.options.quick { 100 } else { 500 })
+        Duration::from_millis(if self.options.quick { 60 } else { 500 })
     }
 
+    /// The rounds of measures that take long, or hardly vary.
+    pub(crate) fn few_rounds(&self) -> usize {
+        self.options
+            .rounds
+            .min(if self.options.quick { 1 } else { 3 })
+    }
+
+    /// One of two, for the quick mode and else.
+    pub(crate) fn size<T>(&self, quick: T, full: T) -> T {
+        if self.options.quick { quick } else { full }
+    }
+
+    /// Both, or those that are asked for and possible.
     pub(crate) fn placements(&self) -> Vec<Placement> {
+        let has_two = self.cores.server != self.cores.load;
         let mut placements = Vec::new();
-        if self.options.apart && self.cores.server != self.cores.load {
+        if self.options.apart && has_two {
             placements.push(Placement::Apart);
         }
-        if self.options.together {
+        if self.options.together || !has_two {
             placements.push(Placement::Together);
         }
         placements
     }
 
+    /// Cores of their own if possible, where one placement is enough.
+    pub(crate) fn placement(&self) -> Vec<Placement> {
+        self.placements().into_iter().take(1).collect()
+    }
+
+    /// Binds the load generator, and says the core for the server.
+    pub(crate) fn bind_load(&self, placement: Placement) -> io::Result<usize> {
+        machine::bind_self(match placement {
+            Placement::Apart => self.cores.load,
+            Placement::Together => self.cores.server,
+        })?;
+        Ok(self.cores.server)
+    }
+
+    pub(crate) fn place_for(&self, keeping: Keeping) -> &Path {
+        match keeping {
+            Keeping::Memory => &self.memory,
+            Keeping::Durable => &self.disk,
+        }
+    }
+
+    /// Starts a server on the servers' core.
+    pub(crate) fn start(
+        &self,
+        peer: &'static dyn Peer,
+        keeping: Keeping,
+    ) -> io::Result<Option<Server>> {
+        machine::bind_self(self.cores.server)?;
+        let server = Server::start(peer, keeping, self.place_for(keeping));
+        machine::bind_self(self.cores.load)?;
+        server
+    }
+
     /// All servers that can do this. They sleep.
     pub(crate) fn fleet(&self, keeping: Keeping) -> io::Result<Vec<Server>> {
         let mut fleet = Vec::new();
-        machine::bind_self(self.cores.server)?;
         for peer in &self.options.peers {
-            if let Some(server) = Server::start(*peer, keeping, &self.directory)? {
+            if let Some(server) = self.start(*peer, keeping)? {
                 server.pause()?;
                 fleet.push(server);
             }
         }
-        machine::bind_self(self.cores.load)?;
         Ok(fleet)
     }
 
-    /// Does the same with each server of the fleet in turn, in each placement, several rounds, and
+    /// Does the same with each server of the fleet in turn, in each placement, so many rounds, and
     /// keeps the figures. `prepare` is done once for a placement; None leaves the server out.
     pub(crate) fn compare<T>(
         &mut self,
-        case: &str,
+        case: &Case,
+        (rounds, placements): (usize, &[Placement]),
         fleet: &[Server],
         mut prepare: impl FnMut(&Server) -> io::Result<Option<T>>,
         mut once: impl FnMut(&Server, &mut T) -> io::Result<Vec<Figure>>,
     ) -> io::Result<()> {
-        for placement in self.placements() {
+        for placement in placements {
+            let core = self.bind_load(*placement)?;
             let mut entrants = Vec::new();
             for server in fleet {
-                self.place(server, placement)?;
+                server.bind(core)?;
                 server.go_on()?;
-                let prepared = prepare(server).map_err(|error| in_case(case, server, &error))?;
+                let prepared = prepare(server).map_err(|error| at(case, server, &error))?;
                 server.pause()?;
                 entrants.extend(prepared.map(|prepared| (server, prepared)));
             }
-            for _ in 0..self.options.rounds {
-                // Another is first each time, in case that matters.
-                let first = 1.min(entrants.len());
-                entrants.rotate_left(first);
+            for _ in 0..rounds {
                 for (server, prepared) in &mut entrants {
                     server.go_on()?;
                     let figures =
-                        once(server, prepared).map_err(|error| in_case(case, server, &error))?;
+                        once(server, prepared).map_err(|error| at(case, server, &error))?;
                     server.pause()?;
                     let name = server.peer.name();
                     self.results.add(case, placement.name(), name, figures);
                 }
+                // Another is first the next time, in case that matters.
+                let first = 1.min(entrants.len());
+                entrants.rotate_left(first);
             }
             // They say good-bye to a server that listens.
             for (server, prepared) in entrants {
@@ -113,31 +163,24 @@ impl Bench {
                 server.pause()?;
             }
         }
-        crate::report::print_case(&self.results, case);
+        report::print_case(&self.results, case);
         Ok(())
-    }
-
-    fn place(&self, server: &Server, placement: Placement) -> io::Result<()> {
-        let load = match placement {
-            Placement::Apart => self.cores.load,
-            Placement::Together => self.cores.server,
-        };
-        machine::bind_self(load)?;
-        server.bind(self.cores.server)
     }
 }
 
-fn in_case(case: &str, server: &Server, error: &io::Error) -> io::Error {
-    io::Error::other(format!("{case}: {}: {error}", server.peer.name()))
+/// An error that says where it has happened.
+pub(crate) fn at(case: &Case, server: &Server, error: &io::Error) -> io::Error {
+    io::Error::other(format!("{}: {}: {error}", case.name, server.peer.name()))
 }
 
 /// What so many of something have cost.
 pub(crate) fn rate(
     what: &'static str,
     cost: &'static str,
-    count: f64,
+    count: usize,
     elapsed: Elapsed,
 ) -> Vec<Figure> {
+    let count = count as f64;
     let mut figures = vec![
         Figure::new(what, Unit::PerSecond, count / elapsed.wall),
         Figure::new(cost, Unit::Microseconds, elapsed.server * 1e6 / count),
@@ -148,16 +191,9 @@ pub(crate) fn rate(
 
 /// How busy the server and the load generator were.
 pub(crate) fn shares(elapsed: Elapsed) -> [Figure; 2] {
+    let share = |what, time| Figure::new(what, Unit::Share, time / elapsed.wall);
     [
-        Figure::new(
-            "server's share of a core",
-            Unit::Share,
-            elapsed.server / elapsed.wall,
-        ),
-        Figure::new(
-            "load's share of a core",
-            Unit::Share,
-            elapsed.load / elapsed.wall,
-        ),
+        share("server's share of a core", elapsed.server),
+        share("load's share of a core", elapsed.load),
     ]
 }

@@ -6,10 +6,11 @@
 //! will come back; when they have come, all is answered. So it costs about the same with each server:
 //! a system call to send, one to read, and a look for one byte.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -191,7 +192,7 @@ impl Connection {
     }
 
     /// From now on reading and writing do not wait.
-    fn never_wait(self) -> io::Result<Connection> {
+    pub(crate) fn never_wait(self) -> io::Result<Connection> {
         let Connection {
             socket,
             counter,
@@ -222,18 +223,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Where reading waits: sends a batch, and the next when all of it is answered, for as long as is
-    /// said. How many batches were answered.
+    /// Where reading waits: sends one of these batches after the other, each when the one before is
+    /// answered, for as long as is said. How many batches were answered.
     pub(crate) fn keep_busy(
         &mut self,
-        batch: &Request,
+        batches: &[Request],
         time: Duration,
         buffer: &mut Buffer,
     ) -> io::Result<usize> {
         let end = Instant::now() + time;
         let mut answered = 0;
         while Instant::now() < end {
-            self.send(batch)?;
+            self.send(&batches[answered % batches.len()])?;
             self.settle(buffer)?;
             answered += 1;
         }
@@ -243,6 +244,23 @@ impl Connection {
     /// Says that so many marks will come that nobody here has asked for.
     pub(crate) fn expect(&mut self, marks: usize) {
         self.owed += marks;
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Where reading does not wait, and nothing is counted: what there is to read. None where nothing has
+    /// come; an error, or nothing, where the connection has ended.
+    pub(crate) fn read_unseen<'a>(
+        &mut self,
+        buffer: &'a mut Buffer,
+    ) -> io::Result<Option<&'a [u8]>> {
+        match self.socket.read(&mut buffer.bytes) {
+            Ok(read) => Ok(Some(&buffer.bytes[..read])),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// One system call. How many marks have come.
@@ -265,8 +283,11 @@ impl Connection {
     /// Where reading does not wait: sends what there is room for, and whether that was all.
     fn send_some(&mut self, request: &Request) -> io::Result<bool> {
         self.owed += request.marks;
-        self.unsent.clear();
-        let sent = write_some(&mut self.socket, &request.bytes)?;
+        let sent = if self.unsent.is_empty() {
+            write_some(&mut self.socket, &request.bytes)?
+        } else {
+            0
+        };
         self.unsent.extend_from_slice(&request.bytes[sent..]);
         Ok(self.unsent.is_empty())
     }
@@ -404,24 +425,36 @@ impl Swarm {
             .modify(&self.connections[at].socket, &mut interest)?)
     }
 
-    /// Each connection sends a batch of its own, and the next when all of it is answered, for as long
-    /// as is said. How many batches were answered.
-    pub(crate) fn keep_busy(&mut self, batches: &[Request], time: Duration) -> io::Result<usize> {
-        let end = Instant::now() + time;
-        let mut answered = 0;
-        for (at, batch) in batches.iter().enumerate() {
-            self.send(at, batch)?;
+    /// Each connection sends a batch, and another when all of it is answered, until there is none left
+    /// and all is answered. How many batches were sent.
+    pub(crate) fn send_all<'a>(
+        &mut self,
+        batches: impl IntoIterator<Item = Cow<'a, Request>>,
+    ) -> io::Result<usize> {
+        let mut batches = batches.into_iter();
+        let mut sent = 0;
+        for at in 0..self.connections.len() {
+            if let Some(batch) = batches.next() {
+                self.send(at, &batch)?;
+                sent += 1;
+            }
         }
         while self.owed > 0 {
-            let goes_on = Instant::now() < end;
             self.turn(|swarm, at| {
-                answered += 1;
-                if goes_on {
-                    swarm.send(at, &batches[at])?;
+                if let Some(batch) = batches.next() {
+                    swarm.send(at, &batch)?;
+                    sent += 1;
                 }
                 Ok(())
             })?;
         }
-        Ok(answered)
+        Ok(sent)
+    }
+
+    /// Sends these batches again and again for as long as is said. How many were sent.
+    pub(crate) fn keep_busy(&mut self, batches: &[Request], time: Duration) -> io::Result<usize> {
+        let end = Instant::now() + time;
+        let again = batches.iter().cycle().map(Cow::Borrowed);
+        self.send_all(again.take_while(|_| Instant::now() < end))
     }
 }

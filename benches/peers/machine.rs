@@ -85,6 +85,11 @@ impl Stopwatch {
         })
     }
 
+    /// What a process has computed since it began.
+    pub(crate) fn so_far(process: Pid) -> io::Result<Duration> {
+        Ok(clock_getcpuclockid(process)?.now()?.into())
+    }
+
     pub(crate) fn stop(&self) -> io::Result<Elapsed> {
         let wall = self.wall.elapsed();
         let server = Duration::from(self.server_clock.now()?);
@@ -95,6 +100,27 @@ impl Stopwatch {
             load: (load - self.load).as_secs_f64(),
         })
     }
+}
+
+/// The memory that the machine could still give, in bytes.
+pub(crate) fn available_memory() -> io::Result<f64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")
+}
+
+/// About how much of a process is in memory, in bytes; cheaper than [`Memory::of`].
+pub(crate) fn resident(process: Pid) -> io::Result<f64> {
+    kilobytes(
+        &fs::read_to_string(format!("/proc/{process}/status"))?,
+        "VmRSS:",
+    )
+}
+
+/// A field of a file of the kernel's, in bytes.
+fn kilobytes(text: &str, name: &str) -> io::Result<f64> {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    let number = number.ok_or_else(|| io::Error::other(format!("there is no {name}")))?;
+    Ok(number * 1024.0)
 }
 
 /// Memory of a process, in bytes.
@@ -108,15 +134,9 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn of(process: Pid) -> io::Result<Memory> {
         let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-        let field = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name))?;
-            let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-            Some(kilobytes * 1024.0)
-        };
-        let missing = || io::Error::other("smaps_rollup lacks a field");
         Ok(Memory {
-            resident: field("Rss:").ok_or_else(missing)?,
-            private_dirty: field("Private_Dirty:").ok_or_else(missing)?,
+            resident: kilobytes(&text, "Rss:")?,
+            private_dirty: kilobytes(&text, "Private_Dirty:")?,
         })
     }
 }

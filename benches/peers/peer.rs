@@ -3,6 +3,7 @@
 //! A file each. What a system is asked to do for "a put", "a get" and "an event" stands at the top of
 //! its file, and in docs/performance.md.
 
+mod etcd;
 mod mosquitto;
 mod nats;
 mod nkv;
@@ -14,8 +15,13 @@ use std::process::Command;
 use crate::connection::{Address, Counter, Request};
 
 /// All that there are, nkv first.
-pub(crate) const ALL: [&dyn Peer; 4] =
-    [&nkv::Nkv, &redis::Redis, &nats::Nats, &mosquitto::Mosquitto];
+pub(crate) const ALL: [&dyn Peer; 5] = [
+    &nkv::Nkv,
+    &redis::Redis,
+    &nats::Nats,
+    &mosquitto::Mosquitto,
+    &etcd::Etcd,
+];
 
 /// What a server is started for.
 #[derive(Clone, Copy, PartialEq)]
@@ -40,14 +46,21 @@ pub(crate) enum Role {
 pub(crate) struct Place<'a> {
     /// An empty directory of its own.
     pub(crate) directory: &'a Path,
-    /// A port that is free.
-    pub(crate) port: u16,
+    /// Ports that are free.
+    pub(crate) ports: [u16; 2],
     pub(crate) keeping: Keeping,
+    /// More arguments for nkv.
+    pub(crate) options: &'a [&'a str],
 }
 
 /// A system. Keys have the form `topic.rest`; values are letters and digits.
 pub(crate) trait Peer: Sync {
     fn name(&self) -> &'static str;
+
+    /// What prints its version.
+    fn version_argument(&self) -> &'static str {
+        "--version"
+    }
 
     /// The program, where it is installed.
     fn program(&self) -> Option<PathBuf>;
@@ -55,8 +68,8 @@ pub(crate) trait Peer: Sync {
     /// What starts it in the foreground, and where it listens then. None where it can't do this.
     fn start(&self, program: &Path, place: &Place<'_>) -> Option<(Command, Address)>;
 
-    /// Finds its marks on a connection for this.
-    fn counter(&self, role: Role) -> Counter;
+    /// Finds its marks.
+    fn counter(&self) -> Counter;
 
     /// What is sent on a new connection, first of all.
     fn greeting(&self, role: Role) -> Request;
@@ -67,14 +80,47 @@ pub(crate) trait Peer: Sync {
     /// None where there is nothing to get.
     fn get(&self, key: &str) -> Option<Request>;
 
-    /// A put that the subscribers of the key's topic are told; None where there is no such thing.
+    /// A put that the subscribers of the key's topic are told, the cheapest there is: it may have no
+    /// answer. None where there is no such thing.
     fn publish(&self, key: &str, value: &str) -> Option<Request>;
+
+    /// The same where each has to have an answer, by a [`Role::Client`].
+    fn publish_answered(&self, key: &str, value: &str) -> Option<Request> {
+        self.publish(key, value)
+    }
 
     /// Subscribes to all keys of a topic.
     fn subscribe(&self, topic: &str) -> Request;
 
     /// The marks of one event.
     fn event_marks(&self) -> usize;
+
+    /// The same three where there are so many subscriptions that the server has to look which of
+    /// them a key concerns. `subscribe_below` names the keys below a prefix.
+    fn publish_key(&self, key: &str, value: &str) -> Option<Request> {
+        self.publish(key, value)
+    }
+
+    fn subscribe_below(&self, prefix: &str, id: usize) -> Request;
+
+    fn key_event_marks(&self) -> usize {
+        self.event_marks()
+    }
+
+    /// Whether it keeps the last value of each key.
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    /// Whether one event always has the same number of marks, however many there are at a time.
+    fn can_flood(&self) -> bool {
+        true
+    }
+
+    /// Whether it is so slow that it is spared what takes long.
+    fn is_slow(&self) -> bool {
+        false
+    }
 
     /// What stands in an answer that says no.
     fn refusal(&self) -> &'static str;

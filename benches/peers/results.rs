@@ -7,7 +7,7 @@ pub(crate) enum Unit {
     Microseconds,
     Milliseconds,
     Bytes,
-    /// How many, the fewer the better.
+    /// How many, or how much times, the fewer the better.
     Count,
     /// A part of 1 that neither should nor shouldn't be high, so that it is not compared.
     Share,
@@ -33,6 +33,17 @@ impl Unit {
         }
     }
 
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Unit::PerSecond => "1/s",
+            Unit::Microseconds => "µs",
+            Unit::Milliseconds => "ms",
+            Unit::Bytes => "bytes",
+            Unit::Count => "count",
+            Unit::Share => "part of 1",
+        }
+    }
+
     pub(crate) fn more_is_better(self) -> bool {
         self == Unit::PerSecond
     }
@@ -51,10 +62,26 @@ impl Figure {
     }
 }
 
+/// What is done: "gets, 50 × 16 in flight".
+#[derive(Clone, PartialEq)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    /// Of cases that show how something grows: with what, and how much of it there is.
+    pub(crate) growth: Option<(&'static str, f64)>,
+}
+
+impl Case {
+    pub(crate) fn new(name: impl Into<String>) -> Case {
+        Case {
+            name: name.into(),
+            growth: None,
+        }
+    }
+}
+
 /// The samples of one figure of one system.
 pub(crate) struct Series {
-    /// What was done: "gets, 50 × 16 in flight".
-    pub(crate) case: String,
+    pub(crate) case: Case,
     /// Where the server and the load had their cores; empty where it doesn't matter.
     pub(crate) cores: &'static str,
     /// What was measured of it: "requests a second".
@@ -62,6 +89,21 @@ pub(crate) struct Series {
     pub(crate) unit: Unit,
     pub(crate) peer: &'static str,
     pub(crate) samples: Vec<f64>,
+}
+
+impl Series {
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        Spread::of(self.samples.iter().copied())
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.spread().map_or(f64::NAN, |spread| spread.median)
+    }
+
+    /// Whether it is no system that one could pick, but what the machine does.
+    pub(crate) fn is_reference(&self) -> bool {
+        self.peer == "the disk"
+    }
 }
 
 /// A median and how far the samples go.
@@ -103,20 +145,20 @@ pub(crate) struct Results {
 impl Results {
     pub(crate) fn add(
         &mut self,
-        case: &str,
+        case: &Case,
         cores: &'static str,
         peer: &'static str,
         figures: Vec<Figure>,
     ) {
         for Figure { what, unit, value } in figures {
             let known = self.series.iter_mut().find(|series| {
-                (series.case.as_str(), series.cores, series.what, series.peer)
-                    == (case, cores, what, peer)
+                series.case == *case
+                    && (series.cores, series.what, series.peer) == (cores, what, peer)
             });
             match known {
                 Some(series) => series.samples.push(value),
                 None => self.series.push(Series {
-                    case: case.to_owned(),
+                    case: case.clone(),
                     cores,
                     what,
                     unit,
@@ -129,8 +171,26 @@ impl Results {
 
     pub(crate) fn find(&self, of: &Series, peer: &str) -> Option<&Series> {
         self.series.iter().find(|series| {
-            (series.case.as_str(), series.cores, series.what, series.peer)
-                == (of.case.as_str(), of.cores, of.what, peer)
+            series.case == of.case
+                && (series.cores, series.what, series.peer) == (of.cores, of.what, peer)
+        })
+    }
+
+    /// The best of the peers at what a series of nkv's says, by their medians.
+    pub(crate) fn best_peer(&self, ours: &Series) -> Option<&Series> {
+        let peers = self.series.iter().filter(|series| {
+            series.case == ours.case
+                && (series.cores, series.what) == (ours.cores, ours.what)
+                && series.peer != ours.peer
+                && !series.is_reference()
+        });
+        peers.min_by(|a, b| {
+            let (a, b) = (a.median(), b.median());
+            if ours.unit.more_is_better() {
+                b.total_cmp(&a)
+            } else {
+                a.total_cmp(&b)
+            }
         })
     }
 
@@ -138,6 +198,8 @@ impl Results {
     pub(crate) fn ratio(&self, peers: &Series) -> Option<Spread> {
         let ours = self.find(peers, "nkv")?;
         let rounds = ours.samples.iter().zip(&peers.samples);
-        Spread::of(rounds.map(|(ours, theirs)| ours / theirs))
+        // Nothing can be said of what is a part of nothing.
+        let ratios = rounds.map(|(ours, theirs)| ours / theirs);
+        Spread::of(ratios).filter(|ratio| ratio.least.is_finite() && ratio.most.is_finite())
     }
 }

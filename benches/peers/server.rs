@@ -3,8 +3,9 @@
 use std::fs;
 use std::io;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -17,64 +18,91 @@ use crate::peer::{Keeping, Peer, Place, Role};
 
 /// How long a server may take to come up.
 const START_PATIENCE: Duration = Duration::from_secs(20);
+/// Ports are looked for from here on. The kernel gives these to nobody who doesn't ask for them, so
+/// that a connection to a server that isn't there yet can't end up at itself.
+const FIRST_PORT: u16 = 21_000;
 
 /// A server that runs, and is killed when dropped.
 pub(crate) struct Server {
     pub(crate) peer: &'static dyn Peer,
     child: Child,
+    started: Instant,
     address: Address,
-    _directory: TempDir,
+    directory: PathBuf,
+    /// Removes the directory if nobody else is to.
+    _own: Option<TempDir>,
 }
 
 impl Server {
-    /// None where it is not installed, or can't do this.
+    /// Starts it in a new directory, and waits until it answers. None where it is not installed, or
+    /// can't do this.
     pub(crate) fn start(
         peer: &'static dyn Peer,
         keeping: Keeping,
         below: &Path,
     ) -> io::Result<Option<Server>> {
+        let own = tempfile::tempdir_in(below)?;
+        let directory = own.path().to_owned();
+        let Some(mut server) = Server::launch(peer, keeping, &directory, &[])? else {
+            return Ok(None);
+        };
+        server._own = Some(own);
+        server.wait_for_answer(|| std::thread::sleep(Duration::from_millis(1)))?;
+        Ok(Some(server))
+    }
+
+    /// Starts it in this directory, and doesn't wait.
+    pub(crate) fn launch(
+        peer: &'static dyn Peer,
+        keeping: Keeping,
+        directory: &Path,
+        options: &[&str],
+    ) -> io::Result<Option<Server>> {
         let Some(program) = peer.program() else {
             return Ok(None);
         };
-        let directory = tempfile::tempdir_in(below)?;
         let place = Place {
-            directory: directory.path(),
-            port: TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port(),
+            directory,
+            ports: [free_port()?, free_port()?],
             keeping,
+            options,
         };
         let Some((mut command, address)) = peer.start(&program, &place) else {
             return Ok(None);
         };
-        let log = fs::File::create(directory.path().join("log"))?;
-        let child = command
+        let log = fs::File::create(directory.join("log"))?;
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
+            .stderr(log);
+        let started = Instant::now();
+        let child = command
             .spawn()
             .map_err(|error| io::Error::other(format!("{}: {error}", program.display())))?;
-        let mut server = Server {
+        Ok(Some(Server {
             peer,
             child,
+            started,
             address,
-            _directory: directory,
-        };
-        server.wait_until_up()?;
-        Ok(Some(server))
+            directory: directory.to_owned(),
+            _own: None,
+        }))
     }
 
-    fn wait_until_up(&mut self) -> io::Result<()> {
-        let end = Instant::now() + START_PATIENCE;
-        while let Err(error) = self.connect(Role::Client, &mut Buffer::new()) {
-            if Instant::now() > end || self.child.try_wait()?.is_some() {
-                let log = fs::read_to_string(self._directory.path().join("log"))?;
+    /// Tries until a connection is greeted, with a pause between. How long it took since the start.
+    pub(crate) fn wait_for_answer(&mut self, pause: impl Fn()) -> io::Result<Duration> {
+        let mut buffer = Buffer::new();
+        while let Err(error) = self.connect(Role::Client, &mut buffer) {
+            if self.started.elapsed() > START_PATIENCE || self.child.try_wait()?.is_some() {
+                let log = fs::read_to_string(self.directory.join("log"))?;
                 let name = self.peer.name();
                 return Err(io::Error::other(format!(
                     "{name} does not come up: {error}\n{log}"
                 )));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            pause();
         }
-        Ok(())
+        Ok(self.started.elapsed())
     }
 
     pub(crate) fn process(&self) -> Pid {
@@ -96,7 +124,7 @@ impl Server {
 
     /// A connection that has been greeted.
     pub(crate) fn connect(&self, role: Role, buffer: &mut Buffer) -> io::Result<Connection> {
-        let mut connection = Connection::open(&self.address, self.peer.counter(role))?;
+        let mut connection = Connection::open(&self.address, self.peer.counter())?;
         connection.send(&self.peer.greeting(role))?;
         connection.settle(buffer)?;
         Ok(connection)
@@ -106,6 +134,12 @@ impl Server {
         let mut connection = self.connect(Role::Subscriber, buffer)?;
         self.ask(&mut connection, &self.peer.subscribe(topic), buffer)?;
         Ok(connection)
+    }
+
+    pub(crate) fn subscribers(&self, topic: &str, count: usize) -> io::Result<Vec<Connection>> {
+        let mut buffer = Buffer::new();
+        let subscribe = |_| self.subscriber(topic, &mut buffer);
+        (0..count).map(subscribe).collect()
     }
 
     pub(crate) fn clients(&self, count: usize) -> io::Result<Swarm> {
@@ -141,5 +175,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> io::Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -1,15 +1,14 @@
 //! Events: how long they take to one subscriber and to the last of many, and what a flood of them costs.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::bench::{Bench, rate, shares};
 use crate::connection::{Buffer, Connection, Request, Swarm};
 use crate::machine::{Elapsed, Stopwatch};
-use crate::measure::VALUE;
+use crate::measure::{VALUE, fresh_topic};
 use crate::peer::{Keeping, Role};
-use crate::results::{Figure, Unit, quantile};
+use crate::results::{Case, Figure, Unit, quantile};
 use crate::server::Server;
 
 /// The puts that a flood sends at once.
@@ -32,9 +31,10 @@ pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
 
 /// From before the put is written until its event is read.
 fn put_to_event(bench: &mut Bench, fleet: &[Server]) -> io::Result<()> {
-    let times = if bench.options.quick { 2_000 } else { 20_000 };
+    let times = bench.size(1_000, 20_000);
     bench.compare(
-        "put to event, 1 subscriber",
+        &Case::new("put to event, 1 subscriber"),
+        (bench.options.rounds, &bench.placements()),
         fleet,
         |server| {
             let topic = fresh_topic();
@@ -72,9 +72,10 @@ fn put_to_event(bench: &mut Bench, fleet: &[Server]) -> io::Result<()> {
 
 /// From before the put is written until the last of many subscribers has read its event.
 fn put_to_last(bench: &mut Bench, fleet: &[Server], subscribers: usize) -> io::Result<()> {
-    let times = if bench.options.quick { 100 } else { 1000 };
+    let times = bench.size(50, 1_000);
     bench.compare(
-        &format!("put to the last of {subscribers} subscribers"),
+        &Case::new(format!("put to the last of {subscribers} subscribers")),
+        (bench.options.rounds, &bench.placements()),
         fleet,
         |server| {
             let topic = fresh_topic();
@@ -119,12 +120,9 @@ impl Crowd {
     fn gather(server: &Server, topic: &str, subscribers: usize) -> io::Result<Crowd> {
         let mut buffer = Buffer::new();
         let publisher = server.connect(Role::Publisher, &mut buffer)?;
-        let subscribers = (0..subscribers)
-            .map(|_| server.subscriber(topic, &mut buffer))
-            .collect::<io::Result<Vec<_>>>()?;
         Ok(Crowd {
             publisher,
-            subscribers: Swarm::new(subscribers)?,
+            subscribers: Swarm::new(server.subscribers(topic, subscribers)?)?,
             buffer,
         })
     }
@@ -134,9 +132,13 @@ impl Crowd {
 fn flood(bench: &mut Bench, fleet: &[Server]) -> io::Result<()> {
     let time = bench.round_time();
     bench.compare(
-        &format!("flood of {FLOOD_SUBSCRIBERS} subscribers"),
+        &Case::new(format!("flood of {FLOOD_SUBSCRIBERS} subscribers")),
+        (bench.options.rounds, &bench.placements()),
         fleet,
         |server| {
+            if !server.peer.can_flood() {
+                return Ok(None);
+            }
             let topic = fresh_topic();
             let publish = |number: usize| server.peer.publish(&format!("{topic}.{number}"), VALUE);
             let Some(puts) = (0..FLOOD_KEYS).map(publish).collect::<Option<Vec<_>>>() else {
@@ -146,12 +148,9 @@ fn flood(bench: &mut Bench, fleet: &[Server]) -> io::Result<()> {
                 .chunks(FLOOD_DEPTH)
                 .map(|puts| Request::joined(puts.iter().cloned()))
                 .collect();
-            let mut buffer = Buffer::new();
             // The publisher is waited for along with the others, and comes last.
-            let mut all = (0..FLOOD_SUBSCRIBERS)
-                .map(|_| server.subscriber(&topic, &mut buffer))
-                .collect::<io::Result<Vec<_>>>()?;
-            all.push(server.connect(Role::Publisher, &mut buffer)?);
+            let mut all = server.subscribers(&topic, FLOOD_SUBSCRIBERS)?;
+            all.push(server.connect(Role::Publisher, &mut Buffer::new())?);
             Ok(Some((batches, Swarm::new(all)?)))
         },
         |server, (batches, swarm)| {
@@ -178,17 +177,11 @@ fn flood(bench: &mut Bench, fleet: &[Server]) -> io::Result<()> {
             Ok(rate(
                 "events a second",
                 "server time an event",
-                events as f64,
+                events,
                 elapsed,
             ))
         },
     )
-}
-
-/// A topic that nobody has put anything in, so that a new subscriber is told nothing.
-fn fresh_topic() -> String {
-    static TOPICS: AtomicU32 = AtomicU32::new(0);
-    format!("topic{:03}", TOPICS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// For puts that so many subscribers were told.

@@ -11,6 +11,7 @@ use crate::connection::{Buffer, Connection, Request, Swarm};
 use crate::machine::{Elapsed, Stopwatch};
 use crate::measure::VALUE;
 use crate::peer::{Keeping, Role};
+use crate::results::{Case, Figure};
 use crate::server::Server;
 
 /// Connections, and requests in flight on each.
@@ -22,11 +23,12 @@ pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
     for (connections, depth) in SHAPES {
         for is_put in [false, true] {
             let name = if is_put { "puts" } else { "gets" };
-            let case = format!("{name}, {connections} × {depth} in flight");
+            let case = Case::new(format!("{name}, {connections} × {depth} in flight"));
             bench.compare(
                 &case,
+                (bench.options.rounds, &bench.placements()),
                 &fleet,
-                |server| Load::prepare(server, connections, depth, is_put, VALUE),
+                |server| Load::prepare(server, (connections, depth), is_put, VALUE),
                 |server, load| {
                     load.run(time / 10)?;
                     let stopwatch = Stopwatch::start(server.process())?;
@@ -41,13 +43,8 @@ pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
     Ok(())
 }
 
-fn request_figures(count: usize, elapsed: Elapsed) -> Vec<crate::results::Figure> {
-    rate(
-        "requests a second",
-        "server time a request",
-        count as f64,
-        elapsed,
-    )
+fn request_figures(count: usize, elapsed: Elapsed) -> Vec<Figure> {
+    rate("requests a second", "server time a request", count, elapsed)
 }
 
 /// Connections that are ready to send.
@@ -66,8 +63,7 @@ enum Sender {
 impl Load {
     pub(crate) fn prepare(
         server: &Server,
-        connections: usize,
-        depth: usize,
+        (connections, depth): (usize, usize),
         is_put: bool,
         value: &str,
     ) -> io::Result<Option<Load>> {
@@ -105,9 +101,7 @@ impl Load {
     /// How many requests were answered.
     pub(crate) fn run(&mut self, time: Duration) -> io::Result<usize> {
         let batches = match &mut self.sender {
-            Sender::One(connection, buffer) => {
-                connection.keep_busy(&self.batches[0], time, buffer)?
-            }
+            Sender::One(connection, buffer) => connection.keep_busy(&self.batches, time, buffer)?,
             Sender::Many(swarm) => swarm.keep_busy(&self.batches, time)?,
         };
         Ok(batches * self.depth)

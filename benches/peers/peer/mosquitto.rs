@@ -24,6 +24,10 @@ impl Peer for Mosquitto {
         "mosquitto"
     }
 
+    fn version_argument(&self) -> &'static str {
+        "-h"
+    }
+
     fn program(&self) -> Option<PathBuf> {
         find_program("mosquitto")
     }
@@ -44,7 +48,7 @@ impl Peer for Mosquitto {
         Some((command, Address::Unix(socket)))
     }
 
-    fn counter(&self, _role: Role) -> Counter {
+    fn counter(&self) -> Counter {
         Counter::Packets(Packets::default())
     }
 
@@ -75,9 +79,17 @@ impl Peer for Mosquitto {
         Some(Request::new(packet(PUBLISH_RETAINED, &rest), 0))
     }
 
+    fn publish_answered(&self, key: &str, value: &str) -> Option<Request> {
+        self.put(key, value)
+    }
+
     fn subscribe(&self, topic: &str) -> Request {
+        self.subscribe_below(topic, 1)
+    }
+
+    fn subscribe_below(&self, prefix: &str, _id: usize) -> Request {
         let mut rest = vec![0, 1];
-        rest.extend(text(&format!("{topic}/#")));
+        rest.extend(text(&format!("{}/#", topic(prefix))));
         rest.push(0);
         Request::new(packet(SUBSCRIBE, &rest), 1)
     }

@@ -27,11 +27,11 @@ impl Peer for Nats {
         let mut command = Command::new(program);
         command
             .args(["--addr", "127.0.0.1", "--port"])
-            .arg(place.port.to_string());
-        Some((command, Address::Tcp(place.port)))
+            .arg(place.ports[0].to_string());
+        Some((command, Address::Tcp(place.ports[0])))
     }
 
-    fn counter(&self, _role: Role) -> Counter {
+    fn counter(&self) -> Counter {
         Counter::LinesBut(Text::new("PING\r\n"))
     }
 
@@ -57,8 +57,20 @@ impl Peer for Nats {
         Some(Request::new(publish(key, value), 0))
     }
 
+    fn publish_answered(&self, key: &str, value: &str) -> Option<Request> {
+        self.put(key, value)
+    }
+
     fn subscribe(&self, topic: &str) -> Request {
-        Request::new(format!("SUB {topic}.> 1\r\nPING\r\n"), 1)
+        self.subscribe_below(topic, 1)
+    }
+
+    fn subscribe_below(&self, prefix: &str, id: usize) -> Request {
+        Request::new(format!("SUB {prefix}.> {id}\r\nPING\r\n"), 1)
+    }
+
+    fn keeps(&self) -> bool {
+        false
     }
 
     fn event_marks(&self) -> usize {

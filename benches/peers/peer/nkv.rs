@@ -32,12 +32,13 @@ impl Peer for Nkv {
                 .args(["--sync", "always", "--data-dir"])
                 .arg(place.directory)
                 .arg("--runtime-dir")
-                .arg(place.directory),
+                .arg(place.directory.join("run")),
         };
+        command.args(place.options);
         Some((command, Address::Unix(socket)))
     }
 
-    fn counter(&self, _role: Role) -> Counter {
+    fn counter(&self) -> Counter {
         Counter::Lines
     }
 
@@ -60,8 +61,13 @@ impl Peer for Nkv {
     }
 
     fn subscribe(&self, topic: &str) -> Request {
-        let line =
-            format!("{{\"op\":\"subscribe\",\"id\":1,\"key\":\"{topic}.*\",\"initial\":false}}\n");
+        self.subscribe_below(topic, 1)
+    }
+
+    fn subscribe_below(&self, prefix: &str, id: usize) -> Request {
+        let line = format!(
+            "{{\"op\":\"subscribe\",\"id\":{id},\"key\":\"{prefix}.*\",\"initial\":false}}\n"
+        );
         // The answer, and `sync`.
         Request::new(line, 2)
     }

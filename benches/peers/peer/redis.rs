@@ -2,7 +2,8 @@
 //!
 //! A put is `SET`, a get is `GET`. A put that subscribers are told is `SET key value` and `PUBLISH
 //! topic "key value"` in one write, for Redis keeps nothing of what it publishes; a subscriber has said
-//! `SUBSCRIBE topic`. `save ""` and `appendonly no`, or `appendonly yes` and `appendfsync always`.
+//! `SUBSCRIBE topic`. Where there are many subscriptions it is `PUBLISH key
+//! value` and `PSUBSCRIBE prefix.*`. `save ""` and `appendonly no`, or `appendonly yes` and `appendfsync always`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,7 +38,7 @@ impl Peer for Redis {
         Some((command, Address::Unix(socket)))
     }
 
-    fn counter(&self, _role: Role) -> Counter {
+    fn counter(&self) -> Counter {
         Counter::Lines
     }
 
@@ -70,6 +71,23 @@ impl Peer for Redis {
     fn event_marks(&self) -> usize {
         // *3, $7, message, $5, topic, $50, the message
         7
+    }
+
+    fn publish_key(&self, key: &str, value: &str) -> Option<Request> {
+        let publish = command(&["PUBLISH", key, value]);
+        Some(Request::joined([
+            self.put(key, value)?,
+            Request::new(publish, 1),
+        ]))
+    }
+
+    fn subscribe_below(&self, prefix: &str, _id: usize) -> Request {
+        Request::new(command(&["PSUBSCRIBE", &format!("{prefix}.*")]), 6)
+    }
+
+    fn key_event_marks(&self) -> usize {
+        // *4, $8, pmessage, $8, the pattern, $12, the key, $10, the value
+        9
     }
 
     fn refusal(&self) -> &'static str {
