@@ -83,6 +83,11 @@ impl Bench {
         self.placements().into_iter().take(1).collect()
     }
 
+    /// One core for both if that is not ruled out.
+    pub(crate) fn one_core(&self) -> Vec<Placement> {
+        self.placements().pop().into_iter().collect()
+    }
+
     /// Binds the load generator, and says the core for the server.
     pub(crate) fn bind_load(&self, placement: Placement) -> io::Result<usize> {
         machine::bind_self(match placement {

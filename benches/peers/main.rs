@@ -62,7 +62,7 @@ cargo bench --bench peers -- [OPTIONS]
   --cores one|two  the server and the load on one core only, or on two only
   --json FILE      writes all samples
   --svg FILE       draws the ratios, and how things grow
-  --table FILE     writes the last tables in Markdown
+  --table FILE     writes the page that comes last, in Markdown
   --programs       says which peers are installed, and ends
 ";
 
@@ -170,10 +170,10 @@ fn run(arguments: Arguments) -> io::Result<()> {
     for measure in arguments.measures {
         (measure.run)(&mut bench)?;
     }
-    let table = report::table(&bench.results) + "\n" + &goals::table(&bench.results);
-    println!("\n{table}");
+    let page = report::page(&bench);
+    println!("\n{page}");
     if let Some(file) = arguments.table {
-        std::fs::write(file, table)?;
+        std::fs::write(file, page)?;
     }
     if let Some(file) = arguments.json {
         std::fs::write(file, report::json(&bench)?)?;

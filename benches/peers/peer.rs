@@ -117,7 +117,7 @@ pub(crate) trait Peer: Sync {
         true
     }
 
-    /// Whether it is so slow that it is spared what takes long.
+    /// Whether it is so slow that it is spared what takes long, or does a tenth of it.
     fn is_slow(&self) -> bool {
         false
     }

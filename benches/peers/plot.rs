@@ -204,19 +204,47 @@ const PANELS: [Panel; 4] = [
     },
 ];
 
-const STYLE: &str = "\
-svg { font: 13px system-ui, sans-serif; background: #fff }
-text { fill: #222 } .soft { fill: #666; font-size: 12px } .title { font-size: 16px; font-weight: 600 }
-.grid { stroke: #ddd } .one { stroke: #222; stroke-width: 1.5 } .worse { fill: #f6efe9 }
-.nkv { --c: #1d4ed8 } .redis { --c: #c2261b } .nats { --c: #0b8457 } .mosquitto { --c: #b86a00 }
-.etcd { --c: #7c3aed } .mark { fill: var(--c) } .line { stroke: var(--c); fill: none; stroke-width: 2 }
-.range { stroke: var(--c); stroke-width: 2; opacity: .45 }
-@media (prefers-color-scheme: dark) {
-svg { background: #14171c } text { fill: #e6e6e6 } .soft { fill: #9aa0a8 }
-.grid { stroke: #333a44 } .one { stroke: #e6e6e6 } .worse { fill: #221d1a }
-.nkv { --c: #79a8ff } .redis { --c: #ff7b6e } .nats { --c: #4fd39b } .mosquitto { --c: #f5b14c }
-.etcd { --c: #b794ff } }
-";
+/// For light and for dark: paper, ink, soft ink, grid, what is behind the worse.
+const SHADES: [[&str; 5]; 2] = [
+    ["#ffffff", "#222222", "#666666", "#dddddd", "#f6efe9"],
+    ["#14171c", "#e6e6e6", "#9aa0a8", "#333a44", "#221d1a"],
+];
+
+/// The colours of the systems, for light and for dark.
+const COLOURS: [(&str, [&str; 2]); 5] = [
+    ("nkv", ["#1d4ed8", "#79a8ff"]),
+    ("redis", ["#c2261b", "#ff7b6e"]),
+    ("nats", ["#0b8457", "#4fd39b"]),
+    ("mosquitto", ["#b86a00", "#f5b14c"]),
+    ("etcd", ["#7c3aed", "#b794ff"]),
+];
+
+fn style(svg: &mut String) {
+    svg.push_str(
+        "<style>\nsvg { font: 13px system-ui, sans-serif }\n.soft { font-size: 12px }\n\
+         .title { font-size: 16px; font-weight: 600 }\n.one { stroke-width: 1.5 }\n\
+         .line { fill: none; stroke-width: 2 }\n.range { stroke-width: 2; opacity: .45 }\n",
+    );
+    for (mode, [paper, ink, soft, grid, worse]) in SHADES.iter().enumerate() {
+        if mode == 1 {
+            svg.push_str("@media (prefers-color-scheme: dark) {\n");
+        }
+        let _ = writeln!(
+            svg,
+            ".paper {{ fill: {paper} }} text {{ fill: {ink} }} .soft {{ fill: {soft} }} \
+             .grid {{ stroke: {grid} }} .one {{ stroke: {ink} }} .worse {{ fill: {worse} }}"
+        );
+        for (name, colours) in COLOURS {
+            let colour = colours[mode];
+            let _ = writeln!(
+                svg,
+                ".{name} .mark {{ fill: {colour} }} \
+                 .{name} .line, .{name} .range {{ stroke: {colour} }}"
+            );
+        }
+    }
+    svg.push_str("}\n</style>\n");
+}
 
 /// A logarithmic axis.
 struct Axis {
@@ -250,14 +278,25 @@ pub(crate) fn draw(results: &Results) -> String {
         .filter(|panel| panel_lines(results, panel).next().is_some())
         .collect();
     let ratios_end = HEAD_HEIGHT + rows.len() as f64 * ROW_HEIGHT;
-    let panels_start = ratios_end + 60.0;
+    let panels_start = if rows.is_empty() {
+        HEAD_HEIGHT + 8.0
+    } else {
+        ratios_end + 60.0
+    };
     let height = panels_start + panels.len().div_ceil(2) as f64 * PANEL_HEIGHT;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
-         aria-label=\"nkv beside its peers\">\n<style>\n{STYLE}</style>\n"
+         aria-label=\"nkv beside its peers\">\n"
+    );
+    style(&mut svg);
+    let _ = writeln!(
+        svg,
+        "<rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>"
     );
     legend(&mut svg, results);
-    ratio_axis(&mut svg, ratios_end);
+    if !rows.is_empty() {
+        ratio_axis(&mut svg, ratios_end);
+    }
     for (at, (row, series)) in rows.into_iter().enumerate() {
         ratio_row(
             &mut svg,

@@ -10,6 +10,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::bench::Bench;
+use crate::goals;
 use crate::peer::{self, Peer};
 use crate::results::{Case, Results, Series, Spread, Unit};
 
@@ -163,9 +164,49 @@ fn show_ratio(ratio: Spread) -> String {
     )
 }
 
+/// A page in Markdown: what was measured with what, what is wanted, and all medians.
+pub(crate) fn page(bench: &Bench) -> String {
+    let mut page = "# A run of the benchmark\n\n".to_owned();
+    let _ = writeln!(
+        page,
+        "Written by `cargo bench --bench peers -- --table FILE`, which [performance.md](performance.md) \
+         explains. {} rounds{}, on {}, Linux {}; load average in the end: {}.\n",
+        bench.options.rounds,
+        if bench.options.quick {
+            " of the quick mode"
+        } else {
+            ""
+        },
+        processor(),
+        kernel(),
+        load_average(),
+    );
+    let programs = bench.options.peers.iter().filter_map(|peer| {
+        let path = peer.program()?;
+        let bytes = fs::metadata(path).map_or(0, |about| about.len());
+        Some(format!(
+            "- {}: {}, {bytes} bytes\n",
+            peer.name(),
+            version(*peer)
+        ))
+    });
+    page += &programs.collect::<String>();
+    let goals = goals::table(&bench.results);
+    if !goals.is_empty() {
+        let _ = write!(page, "\n## What nkv is to reach\n\n{goals}");
+    }
+    let figures = table(&bench.results);
+    let _ = write!(
+        page,
+        "\n## All figures\n\nMedians of the rounds. The last column has the best of the others, and nkv's \
+         figure divided by its, with the least and the most of the rounds.\n\n{figures}"
+    );
+    page
+}
+
 /// A table in Markdown: a line for each figure, a column for each system, and nkv's ratio to the best
 /// of the others.
-pub(crate) fn table(results: &Results) -> String {
+fn table(results: &Results) -> String {
     let peers: Vec<&str> = peer::ALL
         .iter()
         .map(|peer| peer.name())

@@ -1,5 +1,8 @@
 //! How the cost of a request grows: with keys, subscriptions, the value's size, what is matched, and lag.
 //!
+//! On one core if that may be, for what counts is the server's time. On two, a server that has nothing to
+//! do for a moment pays for being woken, on some machines more than for all the rest.
+//!
 //! etcd is left out: to fill it takes minutes.
 
 use std::borrow::Cow;
@@ -33,7 +36,7 @@ pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
 
 /// The rounds and the placement of all cases here.
 fn extent(bench: &Bench) -> (usize, Vec<Placement>) {
-    (bench.few_rounds(), bench.placement())
+    (bench.few_rounds(), bench.one_core())
 }
 
 fn fleet(bench: &Bench) -> io::Result<Vec<Server>> {
