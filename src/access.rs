@@ -11,6 +11,9 @@
 //! Names of users and groups become numbers when the rules are read. For a connection the rules that
 //! concern it are picked out once ([`Rules::grants`]); a key is then held against those only.
 //!
+//! **Quotas** are lines of the same file: how much of something a user may hold. Here they are only
+//! read; what is held, and what counts where no line says anything, is the broker's.
+//!
 //! Left out: rules about parts of values, and about time. `hello`, `ping`, `stats` and `clients` tell
 //! nothing of keys or values, and are everybody's.
 
@@ -50,6 +53,22 @@ pub enum Subject {
 pub struct Rules {
     rules: Vec<Rule>,
     lifetimes: Vec<Bound>,
+    quotas: Vec<Quota>,
+}
+
+/// Something of which a user may hold only so much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Connections.
+    Connections,
+    /// Subscriptions, of all connections together.
+    Subscriptions,
+    /// Keys that the user has put last.
+    Keys,
+    /// Bytes of these keys and their values.
+    Bytes,
+    /// Bytes of unfinished requests and unread answers, of all connections together.
+    Buffered,
 }
 
 /// What the rules say of one peer.
@@ -121,6 +140,16 @@ struct Bound {
     text: Box<str>,
 }
 
+/// How much of something a user may hold.
+#[derive(Clone, Debug)]
+struct Quota {
+    who: Who,
+    resource: Resource,
+    amount: u64,
+    line: usize,
+    text: Box<str>,
+}
+
 impl Rules {
     /// Reads rules from a text, one a line; what follows a `#` at a line's beginning or after white space
     /// is a comment.
@@ -129,6 +158,7 @@ impl Rules {
     /// allow user:netd read,write net.*
     /// allow group:staff read *
     /// lifetime metrics.* boot
+    /// quota user:netd bytes 16M
     /// ```
     ///
     /// # Errors
@@ -155,6 +185,13 @@ impl Rules {
                     line,
                     text: text.into(),
                 }),
+                ["quota", who, resource, amount] => rules.quotas.push(Quota {
+                    who: Who::parse(who, names).map_err(failed)?,
+                    resource: Resource::parse(resource).map_err(failed)?,
+                    amount: parse_size(amount).map_err(failed)?,
+                    line,
+                    text: text.into(),
+                }),
                 ["allow" | "deny", ..] => {
                     let form = "it takes three words after it: who, what, which keys";
                     return Err(failed(format!("{}: {form}", words[0])));
@@ -163,8 +200,12 @@ impl Rules {
                     let form = "it takes two words after it: which keys, and a lifetime";
                     return Err(failed(format!("lifetime: {form}")));
                 }
+                ["quota", ..] => {
+                    let form = "it takes three words after it: who, of what, how much";
+                    return Err(failed(format!("quota: {form}")));
+                }
                 [other, ..] => {
-                    let known = "is none of allow, deny and lifetime";
+                    let known = "is none of allow, deny, lifetime and quota";
                     return Err(failed(format!("{other:?} {known}")));
                 }
             }
@@ -196,6 +237,14 @@ impl Rules {
         let mut bounds = self.lifetimes.iter();
         let bound = bounds.find(|bound| bound.pattern.matches(key))?;
         Some((bound.lifetime, bound.line, &bound.text))
+    }
+
+    /// How much of something a subject may hold, with the line that says so; none where no line does.
+    #[must_use]
+    pub fn quota(&self, subject: &Subject, resource: Resource) -> Option<(u64, usize, &str)> {
+        let mut quotas = self.quotas.iter();
+        let quota = quotas.find(|quota| quota.resource == resource && quota.who.is(subject))?;
+        Some((quota.amount, quota.line, &quota.text))
     }
 
     /// What the rules say of one subject; nothing where they allow everybody everything.
@@ -232,6 +281,21 @@ impl Grants {
                 return true;
             }
             if !rule.is_allowed && rule.pattern.covers(pattern) {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Whether something may be done to every key of the pattern. It may be false where the rules do so
+    /// only by several lines together, but is never true where there is a key to which it may not be done.
+    #[must_use]
+    pub fn allow_all(&self, action: Action, pattern: &Pattern) -> bool {
+        for rule in self.rules().filter(|rule| rule.actions.has(action)) {
+            if rule.is_allowed && rule.pattern.covers(pattern) {
+                return true;
+            }
+            if !rule.is_allowed && rule.pattern.intersects(pattern) {
                 return false;
             }
         }
@@ -335,6 +399,37 @@ impl Action {
     }
 }
 
+impl Resource {
+    /// All of them, in the order in which they are told.
+    pub const ALL: [Resource; 5] = [
+        Resource::Connections,
+        Resource::Subscriptions,
+        Resource::Keys,
+        Resource::Bytes,
+        Resource::Buffered,
+    ];
+
+    /// Its name in a rule and in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Resource::Connections => "connections",
+            Resource::Subscriptions => "subscriptions",
+            Resource::Keys => "keys",
+            Resource::Bytes => "bytes",
+            Resource::Buffered => "buffered",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Resource, String> {
+        let named = Resource::ALL.into_iter().find(|one| one.as_str() == text);
+        named.ok_or_else(|| {
+            let all = Resource::ALL.map(Resource::as_str).join(", ");
+            format!("{text:?} has no quota: {all} have")
+        })
+    }
+}
+
 impl fmt::Display for RulesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.message)
@@ -351,6 +446,27 @@ pub fn rank(lifetime: Lifetime) -> u8 {
         Lifetime::Boot => 1,
         Lifetime::Durable => 2,
     }
+}
+
+/// Reads a number of things or bytes: digits, and `k`, `M` or `G` for powers of 1024.
+///
+/// # Errors
+/// A message that quotes the text, where it is no such number or none of 64 bits.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: Option<u64> = digits
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| format!("{text:?} is no number (like 512, 64k, 1M or 2G)"))
 }
 
 fn without_comment(text: &str) -> &str {
@@ -402,6 +518,10 @@ allow tcp       read       public.*
 allow user:0    all        *
 lifetime net.*.rx session
 lifetime net.* boot
+quota user:netd keys 10
+quota group:50 bytes 1M
+quota anyone keys 2k
+quota tcp keys 3
 ";
 
     fn user(uid: u32, gids: &[u32]) -> Subject {
@@ -471,6 +591,22 @@ lifetime net.* boot
     }
 
     #[test]
+    fn quotas_are_told_by_the_first_line_that_speaks_of_the_user() {
+        let rules = rules(RULES);
+        let check = |subject: &Subject, resource: Resource, expected: Option<(u64, usize)>| {
+            let found = rules.quota(subject, resource);
+            let found = found.map(|(amount, line, _)| (amount, line));
+            assert_eq!(found, expected, "{subject:?} {resource:?}");
+        };
+        check(&user(100, &[]), Resource::Keys, Some((10, 10)));
+        check(&user(7, &[7, 50]), Resource::Bytes, Some((1 << 20, 11)));
+        check(&user(7, &[7]), Resource::Bytes, None);
+        check(&user(0, &[0]), Resource::Keys, Some((2048, 12)));
+        check(&Subject::Tcp, Resource::Keys, Some((2048, 12)));
+        check(&Subject::Tcp, Resource::Connections, None);
+    }
+
+    #[test]
     fn patterns_with_nothing_to_see_are_known() {
         let check = |text: &str, pattern: &str, expected: bool| {
             let grants = rules(text).grants(&user(1, &[1])).unwrap();
@@ -509,6 +645,15 @@ lifetime net.* boot
         check("allow anyone see a", 1, "\"see\" is no action");
         check("allow anyone read, a", 1, "\"\" is no action");
         check("allow anyone read a..b", 1, "\"a..b\"");
+        check("quota anyone keys", 1, "three words");
+        check(
+            "quota anyone key 1",
+            1,
+            "\"key\" has no quota: connections,",
+        );
+        check("quota anyone keys many", 1, "\"many\" is no number");
+        check("quota anyone bytes 16777216T", 1, "is no number");
+        check("quota anyone bytes 17179869184G", 1, "is no number");
         check("lifetime a.*", 1, "two words");
         check("lifetime a.* always", 1, "\"always\" is no lifetime");
     }

@@ -23,8 +23,10 @@
 
 mod access;
 mod batch;
+mod claims;
 mod jobs;
 mod ops;
+mod quotas;
 mod redo;
 
 use std::collections::VecDeque;
@@ -36,10 +38,11 @@ use crate::access::{Action, Grants, Rules};
 use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
-use crate::session::{Counters, Sees, Session, Steps};
+use crate::session::{Counters, LastEvent, Sees, Session, Skip, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
+use quotas::{Credit, Ledger, steps_of};
 use redo::Carried;
 
 pub use crate::session::Peer;
@@ -52,6 +55,8 @@ const STEPS_PER_REQUEST: u32 = 16;
 const CLIENTS_PER_KEPT_PLACE: u64 = 64;
 /// How many keys that belong to ended connections, or have expired, are deleted a turn.
 const ENDINGS_PER_TURN: usize = 1024;
+/// How many bytes of responses are provided for at once: enough for one, or for some small ones.
+const OUT_BYTES: usize = 256;
 /// How many bytes of events are made ahead of being written. More would make a slow subscriber's
 /// events staler and its buffer larger; less would mean more system calls for one that keeps up.
 const EVENT_CHUNK_BYTES: usize = 16 << 10;
@@ -67,6 +72,8 @@ pub struct Options {
     pub token: Option<Token>,
     /// Who may do what. Without rules everybody may do everything.
     pub rules: Option<Arc<Rules>>,
+    /// The user whose daemon it is. As root, that user has no quotas of its own.
+    pub owner: Option<u32>,
     /// Whether commits can fail, so that [`Broker::redo`] may be needed.
     pub can_redo: bool,
 }
@@ -82,8 +89,12 @@ pub struct Broker {
     epoch: String,
     token: Option<Token>,
     rules: Option<Arc<Rules>>,
+    owner: Option<u32>,
     /// What the rules say of each session, by its number; nothing where it may do everything.
     grants: Vec<Option<Grants>>,
+    /// Whom each session is charged to.
+    credits: Slab<Credit>,
+    ledger: Ledger,
     keyspace: Keyspace,
     watch: Watch,
     sessions: Slab<Session>,
@@ -92,6 +103,7 @@ pub struct Broker {
     /// Connections that have ended and may still own entries.
     departed: VecDeque<Owner>,
     owners: u64,
+    last_event: LastEvent,
     counters: Counters,
     started: Time,
     committed: u64,
@@ -123,12 +135,16 @@ impl Broker {
             epoch: options.epoch,
             token: options.token,
             rules: options.rules,
+            owner: options.owner,
             grants: Vec::new(),
+            credits: Slab::new(),
+            ledger: Ledger::default(),
             watch: Watch::default(),
             sessions: Slab::new(),
             due: Vec::new(),
             departed: VecDeque::new(),
             owners: 0,
+            last_event: LastEvent::default(),
             counters: Counters::default(),
             started: now,
             can_redo: options.can_redo,
@@ -142,29 +158,23 @@ impl Broker {
     /// Numbers are small and are used again.
     ///
     /// # Errors
-    /// The line to be written before closing, where there are as many clients as there may be. A few
-    /// places are kept for root, so that an operator can always look in.
+    /// The line to be written before closing, where there are as many clients as there may be, or as many
+    /// of this user. A few places are kept for root, so that an operator can always look in.
     pub fn connect(&mut self, peer: Peer) -> Result<usize, Vec<u8>> {
-        let there = self.sessions.len() as u64;
-        let kept = match peer {
-            Peer::Unix { uid: 0, .. } => 0,
-            _ => self.limits.clients / CLIENTS_PER_KEPT_PLACE,
-        };
-        if there + kept >= self.limits.clients {
-            let mut line = Vec::new();
-            let mut message = format!("there are {there} clients already");
-            if there < self.limits.clients {
-                message.push_str(&format!(", and {kept} more places are root's"));
-            }
-            Reply::error(&mut line, None, ErrorCode::Limit, &message).end();
+        let admitted = self.check_place(&peer).and_then(|()| self.admit(&peer));
+        let credit = admitted.map_err(|refusal| {
             self.counters.errors += 1;
-            return Err(line);
-        }
+            let mut line = Vec::new();
+            Reply::error(&mut line, None, refusal.code, &refusal.message).end();
+            line
+        })?;
         self.owners += 1;
         let authenticated = matches!(peer, Peer::Unix { .. }) || self.token.is_none();
         let grants = self.grants_of(&peer);
         let session = Session::new(peer, Owner(self.owners), authenticated);
         let number = self.sessions.insert(session);
+        let same = self.credits.insert(credit);
+        assert_eq!(number, same, "sessions and credits come and go together");
         if self.grants.len() <= number {
             self.grants.resize(number + 1, None);
         }
@@ -172,14 +182,33 @@ impl Broker {
         Ok(number)
     }
 
+    /// Refuses a connection where there is no place for it.
+    fn check_place(&self, peer: &Peer) -> Result<(), Refusal> {
+        let there = self.sessions.len() as u64;
+        let kept = match peer {
+            Peer::Unix { uid: 0, .. } => 0,
+            _ => self.limits.clients / CLIENTS_PER_KEPT_PLACE,
+        };
+        if there + kept < self.limits.clients {
+            return Ok(());
+        }
+        let mut message = format!("there are {there} clients already");
+        if there < self.limits.clients {
+            message.push_str(&format!(", and {kept} more places are root's"));
+        }
+        Err(Refusal::new(ErrorCode::Limit, message))
+    }
+
     /// Carries out what has come in from a connection, as far as its turn allows. To be called once
     /// a turn at most, and only while [`Broker::wants_input`]; the rest goes on with
     /// [`Broker::resume`].
     pub fn receive(&mut self, session: usize, bytes: &[u8], now: Time) {
         if self.sessions[session].input.bytes.is_empty() {
-            let mut steps = Steps::new(STEPS_PER_TURN);
+            let mut steps = self.begin_requests(session);
+            let given = steps.left();
             let done = self.carry_out(session, bytes, 0, &mut steps, now);
             self.keep(session, &bytes[done..]);
+            self.end_requests(session, given - steps.left() + steps_of(bytes.len()));
         } else {
             self.sessions[session].input.bytes.extend_from_slice(bytes);
             self.resume(session, now);
@@ -195,22 +224,28 @@ impl Broker {
     /// Goes on with what a connection's last turn left over. To be called once a turn while
     /// [`Broker::wants_turn`].
     pub fn resume(&mut self, session: usize, now: Time) {
-        let mut steps = Steps::new(STEPS_PER_TURN);
+        let mut steps = self.begin_requests(session);
+        let given = steps.left();
+        self.go_on_with(session, &mut steps, now);
+        self.end_requests(session, given - steps.left());
+    }
+
+    fn go_on_with(&mut self, session: usize, steps: &mut Steps, now: Time) {
         if let Some(job) = self.sessions[session].job.take() {
             let noted = self.note_job(session, &job);
-            self.go_on(session, job, &mut steps, now);
+            self.go_on(session, job, steps, now);
             self.noted(session, noted);
         }
         let input = &mut self.sessions[session].input;
         let mut bytes = std::mem::take(&mut input.bytes);
         let searched = std::mem::take(&mut input.searched);
-        let done = self.carry_out(session, &bytes, searched, &mut steps, now);
+        let done = self.carry_out(session, &bytes, searched, steps, now);
         let unsearched = done.max(searched);
         let last = memchr::memchr(b'\n', &bytes[unsearched..]).is_none();
         let ended = self.sessions[session].input.ended;
-        if ended && last && self.may_go_on(session, steps) {
-            if done < bytes.len() || self.sessions[session].input.skipping {
-                self.line(session, &bytes[done..], &mut steps, now);
+        if ended && last && self.may_go_on(session, *steps) {
+            if done < bytes.len() || self.sessions[session].input.skipping.is_some() {
+                self.line(session, &bytes[done..], steps, now);
             }
             return;
         }
@@ -220,11 +255,16 @@ impl Broker {
         if bytes.is_empty() {
             return;
         }
-        // What is left is moved back unless it is to be dropped as part of a line that is too long.
-        if last && self.is_too_long(session, bytes.len()) {
-            self.sessions[session].input.skipping = true;
+        // What is left is moved back unless it is to be dropped as part of a line that is not taken in.
+        let skip = if last {
+            self.skips(session, bytes.len())
         } else {
-            let input = &mut self.sessions[session].input;
+            None
+        };
+        let input = &mut self.sessions[session].input;
+        if skip.is_some() {
+            input.skipping = skip;
+        } else {
             input.searched = if last { bytes.len() } else { 0 };
             input.bytes = bytes;
         }
@@ -244,7 +284,8 @@ impl Broker {
     pub fn wants_turn(&self, session: usize) -> bool {
         let state = &self.sessions[session];
         let waiting = state.input.bytes.len() > state.input.searched
-            || (state.input.ended && (!state.input.bytes.is_empty() || state.input.skipping));
+            || (state.input.ended
+                && (!state.input.bytes.is_empty() || state.input.skipping.is_some()));
         state.job.is_some() || (waiting && self.has_room(state))
     }
 
@@ -265,6 +306,8 @@ impl Broker {
     /// where those are very many, the rest of them goes in the turns that follow.
     pub fn disconnect(&mut self, session: usize) {
         let state = self.sessions.remove(session);
+        let credit = self.credits.remove(session);
+        self.dismiss(&credit, state.subscriptions.len());
         for (subscription, removed) in &state.subscriptions {
             self.watch.remove(
                 removed.pattern(),
@@ -366,26 +409,31 @@ impl Broker {
             self.keyspace.rev(),
             "only what is committed may be shown"
         );
-        let state = &mut self.sessions[session];
         if share.bytes == 0 {
             return &[];
         }
+        // Each connection gets on by an event at least, whatever others of its user hold.
+        let chunk = if share.is_short { 1 } else { EVENT_CHUNK_BYTES };
+        let state = &mut self.sessions[session];
         let grants = self.grants[session].as_ref();
         let sees = grants.map(|grants| |key: KeyRef<'_>| grants.allow(Action::Read, key));
         state.fill(
             &self.keyspace,
-            EVENT_CHUNK_BYTES,
+            chunk,
             &mut share.steps,
+            &mut self.last_event,
             &mut self.counters,
             sees.as_ref().map(|sees| sees as &Sees<'_>),
         );
-        state.pending()
+        self.charge(session);
+        self.sessions[session].pending()
     }
 
     /// Says that so many bytes of what [`Broker::fill`] gave are written.
     pub fn sent(&mut self, session: usize, bytes: usize, share: &mut Share) {
         share.bytes = share.bytes.saturating_sub(bytes);
         self.sessions[session].sent(bytes);
+        self.charge(session);
     }
 
     /// Whether a connection has bytes or events to be written.
@@ -406,10 +454,13 @@ impl Broker {
         let state = &mut self.sessions[session];
         let pending = state.pending().len();
         state.sent(pending);
+        self.charge(session);
     }
 
-    /// Drops tombstones over the bound. To be called when a turn's delivery is done.
+    /// Drops tombstones over the bound, and gives every user its share of the next turn. To be called when
+    /// a turn's delivery is done.
     pub fn end_turn(&mut self) {
+        self.ledger.next_turn();
         self.keyspace.drop_tombstones();
     }
 
@@ -474,14 +525,16 @@ impl Broker {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let state = &mut self.sessions[session];
         let skipped = std::mem::take(&mut state.input.skipping);
-        if line.is_empty() && !skipped {
+        if line.is_empty() && skipped.is_none() {
             return;
+        }
+        if state.out.capacity() == 0 {
+            state.out.reserve(OUT_BYTES);
         }
         steps.take(STEPS_PER_REQUEST);
         self.counters.requests += 1;
-        if skipped || line.len() as u64 > self.limits.message {
-            let message = format!("a line has at most {} bytes", self.limits.message);
-            self.refuse(session, None, &Refusal::new(ErrorCode::TooLarge, message));
+        if let Err(refusal) = self.check_line(session, line, skipped) {
+            self.refuse(session, None, &refusal);
         } else {
             match Request::parse(line) {
                 Ok(request) => {
@@ -498,24 +551,48 @@ impl Broker {
         self.set_due(session);
     }
 
+    /// Refuses a line before it is read.
+    fn check_line(&self, session: usize, line: &[u8], skip: Option<Skip>) -> Result<(), Refusal> {
+        if skip == Some(Skip::OverQuota) {
+            return Err(self.over_buffered(session));
+        }
+        if skip.is_some() || line.len() as u64 > self.limits.message {
+            let message = format!("a line has at most {} bytes", self.limits.message);
+            return Err(Refusal::new(ErrorCode::TooLarge, message));
+        }
+        self.check_buffered(session)
+    }
+
     /// Keeps what could not be carried out yet.
     fn keep(&mut self, session: usize, rest: &[u8]) {
         let last = memchr::memchr(b'\n', rest).is_none();
-        let too_long = self.is_too_long(session, rest.len());
+        let skip = if last {
+            self.skips(session, rest.len())
+        } else {
+            None
+        };
         let input = &mut self.sessions[session].input;
-        if last && (too_long || input.skipping) {
-            input.skipping = true;
+        if skip.is_some() {
+            input.skipping = skip;
         } else {
             input.bytes.extend_from_slice(rest);
             input.searched = if last { rest.len() } else { 0 };
         }
     }
 
-    /// Whether a line that is so long already, without its end, can't become a request any more.
-    fn is_too_long(&self, session: usize, bytes: usize) -> bool {
+    /// Why a line that is so long already, without its end, is not taken in.
+    fn skips(&self, session: usize, bytes: usize) -> Option<Skip> {
         let carriage_return = 1;
-        self.sessions[session].input.skipping
-            || bytes as u64 > self.limits.message + carriage_return
+        let skipping = self.sessions[session].input.skipping;
+        if skipping.is_some() {
+            skipping
+        } else if bytes as u64 > self.limits.message + carriage_return {
+            Some(Skip::TooLong)
+        } else if !self.may_buffer(session, bytes) {
+            Some(Skip::OverQuota)
+        } else {
+            None
+        }
     }
 
     fn may_go_on(&self, session: usize, steps: Steps) -> bool {
@@ -580,20 +657,14 @@ impl Broker {
     }
 }
 
-/// What a connection may still be given in one turn's delivery.
-#[derive(Debug)]
+/// What a connection may still be given in one turn's delivery. [`Broker::share`] gives it, and
+/// [`Broker::end_share`] takes back what is left.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Share {
     bytes: usize,
     steps: Steps,
-}
-
-impl Default for Share {
-    fn default() -> Share {
-        Share {
-            bytes: 256 << 10,
-            steps: Steps::new(STEPS_PER_TURN),
-        }
-    }
+    /// Whether the connection's user holds too much memory already.
+    is_short: bool,
 }
 
 impl Token {

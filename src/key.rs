@@ -477,13 +477,21 @@ fn check(text: &str) -> Result<Stars, KeyError> {
         }
     }
     let mut stars = Stars::None;
-    for segment in text.as_bytes().split(|byte| *byte == b'.') {
-        match segment {
-            [] => return Err(KeyError::EmptySegment),
-            [b'*'] => stars = Stars::Some,
-            _ if segment.contains(&b'*') => return Err(KeyError::PartialStar),
+    let mut before = b'.';
+    let mut bytes = text.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'.' if before == b'.' => return Err(KeyError::EmptySegment),
+            b'*' if before == b'.' && matches!(bytes.peek(), None | Some(b'.')) => {
+                stars = Stars::Some;
+            }
+            b'*' => return Err(KeyError::PartialStar),
             _ => {}
         }
+        before = byte;
+    }
+    if before == b'.' {
+        return Err(KeyError::EmptySegment);
     }
     Ok(stars)
 }

@@ -24,6 +24,7 @@
 //!
 //! Nothing here reads a clock, does input or output, or knows who follows.
 
+mod accounts;
 mod leases;
 mod restore;
 mod turn;
@@ -36,9 +37,11 @@ use slab::Slab;
 use crate::key::{Key, KeyRef, Pattern};
 use crate::wire::{Lifetime, Payload, Stored};
 
+use accounts::Charges;
 use leases::{Lease, Leases};
 use turn::Turn;
 
+pub use accounts::{Account, Held};
 pub use restore::Restored;
 
 /// A point in time, in milliseconds on a clock that only the caller reads. It must not run back.
@@ -58,6 +61,8 @@ pub struct Terms {
     pub owner: Option<Owner>,
     /// When it ends by itself.
     pub deadline: Option<Time>,
+    /// Whom it is charged to.
+    pub account: Account,
 }
 
 /// Every entry, and the order in which they last changed.
@@ -70,6 +75,7 @@ pub struct Keyspace {
     /// The last revision that was given.
     rev: u64,
     totals: Totals,
+    charges: Charges,
     tombstones_max: u64,
     /// No pair of the index up to this revision is a tombstone: where to look for the oldest.
     tombstones_after: u64,
@@ -84,6 +90,8 @@ struct Totals {
     /// Bytes of live keys and their values.
     bytes: u64,
     tombstones: u64,
+    /// Live keys that belong to the daemon.
+    reserved: u64,
     /// About how many bytes it takes to write down the slots of each [`Class`].
     written: [u64; 2],
 }
@@ -106,6 +114,7 @@ struct Slot {
     form: Form,
     /// In a tombstone, that of the entry which was deleted.
     lifetime: Lifetime,
+    account: Account,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +132,12 @@ pub struct Entry<'a> {
     pub rev: u64,
     /// Its lifetime.
     pub lifetime: Lifetime,
+    /// The connection it ends with; none where that has gone with an earlier daemon.
+    pub owner: Option<Owner>,
     /// When it ends by itself, if it does.
     pub deadline: Option<Time>,
+    /// Whom it is charged to: whoever put it last.
+    pub account: Account,
     pub(crate) value: Stored<'a>,
 }
 
@@ -150,6 +163,7 @@ impl Keyspace {
             leases: Leases::default(),
             rev: 0,
             totals: Totals::default(),
+            charges: Charges::default(),
             tombstones_max,
             tombstones_after: 0,
             floor: 0,
@@ -179,6 +193,23 @@ impl Keyspace {
     #[must_use]
     pub fn written_bytes(&self, class: Class) -> u64 {
         self.totals.written[class as usize]
+    }
+
+    /// How much is charged to an account.
+    #[must_use]
+    pub fn held(&self, account: Account) -> Held {
+        self.charges.of(account)
+    }
+
+    /// Whom something is charged to, and how much.
+    pub fn accounts(&self) -> impl Iterator<Item = (Account, Held)> {
+        self.charges.iter()
+    }
+
+    /// How many of the keys belong to the daemon ([`KeyRef::is_reserved`]).
+    #[must_use]
+    pub fn reserved_keys(&self) -> u64 {
+        self.totals.reserved
     }
 
     /// How many deleted keys are remembered.
@@ -215,6 +246,7 @@ impl Keyspace {
             Some(&slot) => {
                 let lease = self.leases.end(slot);
                 self.totals.leave(&self.slots[slot]);
+                self.charges.leave(&self.slots[slot]);
                 self.turn
                     .put_over(slot, &mut self.slots[slot], lease, terms.lifetime);
                 slot
@@ -233,7 +265,9 @@ impl Keyspace {
         entry.rev = self.rev;
         entry.form = form;
         entry.lifetime = terms.lifetime;
+        entry.account = terms.account;
         self.totals.join(entry);
+        self.charges.join(entry);
         self.turn.count(entry);
         self.leases.begin(slot, terms.lease());
         self.append(slot);
@@ -268,6 +302,7 @@ impl Keyspace {
         let lease = self.leases.end(slot);
         let entry = &mut self.slots[slot];
         self.totals.leave(entry);
+        self.charges.leave(entry);
         self.turn.deleting(slot, entry, lease);
         entry.value = None;
         entry.rev = self.rev;
@@ -399,6 +434,9 @@ impl Keyspace {
             }
         }
         assert_eq!(self.totals, totals);
+        let slots = self.slots.iter().map(|(_, slot)| slot);
+        let charges = Charges::of_all(slots);
+        assert!(self.charges.iter().eq(charges.iter()));
         assert!(self.index.is_sorted());
         assert!(self.index.len() <= 2 * self.slots.len() + INDEX_SLACK);
         assert!(self.floor <= self.rev);
@@ -408,11 +446,14 @@ impl Keyspace {
     fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
         let entry = &self.slots[slot];
         let value = entry.value.as_deref()?;
+        let lease = self.leases.of(slot);
         Some(Entry {
             key: &entry.key,
             rev: entry.rev,
             lifetime: entry.lifetime,
-            deadline: self.leases.of(slot).deadline,
+            owner: lease.owner,
+            deadline: lease.deadline,
+            account: entry.account,
             value: match entry.form {
                 Form::Json => Stored::Json(value),
                 Form::Bytes => Stored::Bytes(value),
@@ -428,6 +469,7 @@ impl Keyspace {
             rev: 0,
             form: Form::Json,
             lifetime: Lifetime::default(),
+            account: Account::default(),
         });
         self.by_key.insert(key, slot);
         slot
@@ -473,11 +515,14 @@ impl Entry<'_> {
         }
     }
 
-    /// How many bytes the key and the value have.
+    /// What its account holds with it.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn held(&self) -> Held {
         let (Stored::Json(value) | Stored::Bytes(value)) = self.value;
-        (self.key.as_str().len() + value.len()) as u64
+        Held {
+            keys: 1,
+            bytes: (self.key.as_str().len() + value.len()) as u64,
+        }
     }
 }
 
@@ -504,16 +549,22 @@ impl Class {
 
 impl Totals {
     fn join(&mut self, slot: &Slot) {
-        match &slot.value {
-            Some(value) => self.bytes += (slot.key.as_str().len() + value.len()) as u64,
+        match slot.live_bytes() {
+            Some(bytes) => {
+                self.bytes += bytes;
+                self.reserved += u64::from(slot.key.borrowed().is_reserved());
+            }
             None => self.tombstones += 1,
         }
         self.written[Class::of(slot.lifetime) as usize] += slot.written_bytes();
     }
 
     fn leave(&mut self, slot: &Slot) {
-        match &slot.value {
-            Some(value) => self.bytes -= (slot.key.as_str().len() + value.len()) as u64,
+        match slot.live_bytes() {
+            Some(bytes) => {
+                self.bytes -= bytes;
+                self.reserved -= u64::from(slot.key.borrowed().is_reserved());
+            }
             None => self.tombstones -= 1,
         }
         self.written[Class::of(slot.lifetime) as usize] -= slot.written_bytes();
@@ -530,6 +581,12 @@ impl Slot {
             (Some(value), Form::Bytes) => value.len().div_ceil(3) * 4,
         };
         (self.key.as_str().len() + value + 48) as u64
+    }
+
+    /// How many bytes its key and value have, unless it is a tombstone.
+    fn live_bytes(&self) -> Option<u64> {
+        let value = self.value.as_ref()?;
+        Some((self.key.as_str().len() + value.len()) as u64)
     }
 }
 
@@ -691,6 +748,7 @@ mod tests {
             lifetime: Lifetime::Session,
             owner: Some(owner),
             deadline,
+            account: Account::ROOT,
         };
         fixture.put_on("a", "1", session(first, None));
         fixture.put_on("b", "1", session(first, Some(Time(50))));

@@ -141,6 +141,8 @@ pub struct Server {
     turn: u64,
     /// Connections that are being delivered to; empty between turns.
     due: Vec<usize>,
+    /// Those whose users have had their share of the turn; empty between turns.
+    waiting: Vec<usize>,
     broker: Broker,
     storage: Box<dyn Storage>,
     options: Options,
@@ -225,6 +227,7 @@ impl Server {
             epoch,
             token,
             rules,
+            owner: Some(nix::unistd::geteuid().as_raw()),
             can_redo: storage.can_fail(),
         };
         let mut server = Server {
@@ -237,6 +240,7 @@ impl Server {
             active: Vec::new(),
             turn: 0,
             due: Vec::new(),
+            waiting: Vec::new(),
             accept_pause: None,
             idle_since: Some(Instant::now()),
             report: Report::new(options.supervisor.clone()),
@@ -532,7 +536,8 @@ impl Server {
             let Some(connection) = &mut self.connections[number] else {
                 continue;
             };
-            if self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX {
+            let is_full = self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX;
+            if is_full || !self.broker.has_turn(number) {
                 // It stays active, and comes first in the next turn.
                 self.active.push(number);
                 continue;
@@ -646,7 +651,12 @@ impl Server {
         let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
         for number in due.drain(..) {
-            self.deliver_to(number);
+            let Some(share) = self.broker.share(number) else {
+                self.waiting.push(number);
+                continue;
+            };
+            let left = self.deliver_to(number, share);
+            self.broker.end_share(number, share, left);
             if self.is_over(number) {
                 self.close(number);
             } else {
@@ -654,13 +664,14 @@ impl Server {
             }
         }
         self.due = due;
+        self.broker.wait(&mut self.waiting);
     }
 
-    fn deliver_to(&mut self, number: usize) {
+    /// Writes what there is to a connection, within its share, and returns what is left of that.
+    fn deliver_to(&mut self, number: usize, mut share: Share) -> Share {
         let Some(connection) = &mut self.connections[number] else {
-            return;
+            return share;
         };
-        let mut share = Share::default();
         while connection.writable && !connection.gone {
             let bytes = self.broker.fill(number, &mut share);
             if bytes.is_empty() {
@@ -669,7 +680,7 @@ impl Server {
                 } else {
                     connection.await_room(false, self.poll.registry(), number);
                 }
-                return;
+                return share;
             }
             match connection.stream.write(bytes) {
                 Ok(written) => self.broker.sent(number, written, &mut share),
@@ -689,6 +700,7 @@ impl Server {
         if connection.gone {
             self.broker.discard_output(number);
         }
+        share
     }
 
     /// Whether a connection has nothing more to expect.
@@ -744,12 +756,17 @@ impl Server {
         self.storage.close(self.broker.keyspace());
         loop {
             self.deliver();
+            self.broker.end_turn();
             let owed = (0..self.connections.len())
                 .any(|number| self.connections[number].is_some() && self.broker.owes(number));
             let patience = deadline.saturating_duration_since(Instant::now());
             if !owed || patience.is_zero() {
                 return self.linger(events, deadline);
             }
+            let patience = match self.broker.has_due() {
+                true => Duration::ZERO,
+                false => patience,
+            };
             match self.poll.poll(events, Some(patience)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}

@@ -3,7 +3,7 @@
 //! **In.** Bytes come in pieces of any size. A session owns bytes only while a line is unfinished,
 //! or while lines wait because too many responses are unread; otherwise requests are taken straight
 //! from the buffer that the socket was read into. A line over the limit is dropped as it comes and
-//! only remembered as "skipping".
+//! only remembered as one that is skipped.
 //!
 //! **Out.** Responses are appended as requests are carried out. Events are made only when nothing
 //! much is left to write ([`Session::fill`]): they are read from the keyspace at the subscription's
@@ -26,7 +26,7 @@ use crate::keyspace::{Keyspace, Owner};
 use crate::wire::Id;
 
 use subscription::Teller;
-pub(crate) use subscription::{Sees, Start, Subscription};
+pub(crate) use subscription::{LastEvent, Sees, Start, Subscription};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum Peer {
 }
 
 /// How much more a connection may do in this turn. Everything that takes time takes steps.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Steps(u32);
 
 /// What the daemon has counted since its start. The names are those of `stats`.
@@ -90,10 +90,19 @@ pub(crate) struct Input {
     pub(crate) bytes: Vec<u8>,
     /// How much of `bytes` is known to have no line end.
     pub(crate) searched: usize,
-    /// Whether the rest of an over-long line is being dropped.
-    pub(crate) skipping: bool,
+    /// Why the rest of a line is being dropped, if it is.
+    pub(crate) skipping: Option<Skip>,
     /// Whether no more will come.
     pub(crate) ended: bool,
+}
+
+/// Why a line is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Skip {
+    /// It is longer than the limit.
+    TooLong,
+    /// Its user holds too much already.
+    OverQuota,
 }
 
 /// A request that goes on in the next turn.
@@ -146,6 +155,20 @@ impl Steps {
 
     pub(crate) fn are_left(self) -> bool {
         self.0 > 0
+    }
+
+    pub(crate) fn left(self) -> u32 {
+        self.0
+    }
+}
+
+impl Job {
+    /// How many bytes it has gathered.
+    pub(crate) fn gathered(&self) -> usize {
+        match &self.task {
+            Task::List(listing) => listing.entries.len(),
+            Task::Delete(_) => 0,
+        }
     }
 }
 
@@ -200,6 +223,7 @@ impl Session {
         keyspace: &Keyspace,
         chunk: usize,
         steps: &mut Steps,
+        last: &mut LastEvent,
         counters: &mut Counters,
         sees: Option<&Sees<'_>>,
     ) {
@@ -212,6 +236,7 @@ impl Session {
             out: &mut self.out,
             chunk,
             steps,
+            last,
             counters,
             sees,
         };
@@ -281,7 +306,7 @@ impl Session {
     pub(crate) fn is_drained(&self) -> bool {
         self.input.ended
             && self.input.bytes.is_empty()
-            && !self.input.skipping
+            && self.input.skipping.is_none()
             && self.job.is_none()
             && self.out.is_empty()
     }

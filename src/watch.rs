@@ -107,6 +107,9 @@ impl Watch {
     /// Calls `found` for each subscription that covers the key.
     pub fn visit(&self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) {
         let root = &self.nodes[self.root];
+        if root.is_empty() {
+            return;
+        }
         let (first, rest) = split(key.as_str());
         if let Some(&child) = root.literals.get(first) {
             self.visit_below(child, rest, &mut found);

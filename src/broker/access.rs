@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use crate::access::{Action, Grants, Rules, Subject, rank};
+use crate::access::{Action, Grants, Rules, rank};
 use crate::key::{KeyRef, Pattern};
 use crate::wire::{Delete, ErrorCode, Lifetime, Put};
 
+use super::quotas::subject;
 use super::{Broker, Peer, Refusal};
 
 impl Broker {
@@ -20,6 +21,7 @@ impl Broker {
         self.rules = rules;
         let numbers: Vec<usize> = self.sessions.iter().map(|(number, _)| number).collect();
         for number in numbers {
+            self.renew_quotas(number);
             let grants = self.grants_of(&self.sessions[number].peer);
             if grants != self.grants[number] {
                 self.grants[number] = grants;
@@ -30,16 +32,7 @@ impl Broker {
     }
 
     pub(super) fn grants_of(&self, peer: &Peer) -> Option<Grants> {
-        let rules = self.rules.as_ref()?;
-        rules.grants(&match peer {
-            Peer::Unix {
-                uid, gid, groups, ..
-            } => Subject::User {
-                uid: *uid,
-                gids: [&[*gid], groups.as_slice()].concat(),
-            },
-            Peer::Tcp(_) => Subject::Tcp,
-        })
+        self.rules.as_ref()?.grants(&subject(peer))
     }
 
     /// Refuses what the session may not do to a key.
@@ -71,6 +64,17 @@ impl Broker {
         }
     }
 
+    /// Refuses to let a session claim a subtree, unless it may own every key of it.
+    pub(super) fn check_owns(&self, session: usize, key: KeyRef<'_>) -> Result<(), Refusal> {
+        let subtree = Pattern::new(key.as_str())?.with_descendants();
+        match &self.grants[session] {
+            Some(grants) if !grants.allow_all(Action::Own, &subtree) => {
+                Err(denied(Action::Own, subtree.as_str()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn may(&self, session: usize, action: Action, key: KeyRef<'_>) -> bool {
         let grants = self.grants[session].as_ref();
         grants.is_none_or(|grants| grants.allow(action, key))
@@ -85,6 +89,7 @@ impl Broker {
         put: &Put<'_>,
     ) -> Result<(), Refusal> {
         self.check_access(session, Action::Write, key)?;
+        self.check_claims(session, key)?;
         if put.if_rev.is_some() || put.if_changed {
             self.check_access(session, Action::Read, key)?;
         }
@@ -99,15 +104,19 @@ impl Broker {
         delete: &Delete<'_>,
     ) -> Result<(), Refusal> {
         self.check_access(session, Action::Write, key)?;
+        self.check_claims(session, key)?;
         if delete.if_rev.is_some() {
             self.check_access(session, Action::Read, key)?;
         }
         Ok(())
     }
 
-    /// Whether a deletion by pattern covers a key: what can't be seen is not deleted in passing.
+    /// Whether a deletion by pattern covers a key: what can't be seen is not deleted in passing, and
+    /// neither is what another connection has claimed.
     pub(super) fn may_sweep(&self, session: usize, key: KeyRef<'_>) -> bool {
-        self.may(session, Action::Write, key) && self.may(session, Action::Read, key)
+        self.may(session, Action::Write, key)
+            && self.may(session, Action::Read, key)
+            && self.check_claims(session, key).is_ok()
     }
 
     /// The lifetime that a put asks for, or by default gets, within what the rules allow.

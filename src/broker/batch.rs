@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 
 use crate::access::Action;
 use crate::key::{Key, KeyRef};
-use crate::keyspace::{Class, Terms, Time};
+use crate::keyspace::{Account, Class, Held, Terms, Time};
 use crate::session::Steps;
 use crate::wire::{BatchOp, Delete, ErrorCode, Payload, Put};
 
-use super::ops::{check_rev, is_unchanged};
+use super::ops::{check_rev, held_by, is_unchanged};
 use super::{Broker, Refusal, writable_key, writable_pattern};
 
 /// How many keys the patterns of one batch may look at, all together.
@@ -43,9 +43,11 @@ struct Plan<'a> {
     changes: Vec<Planned<'a>>,
     /// What each key that is put or deleted is left as.
     overlay: BTreeMap<Key, Left<'a>>,
-    /// Keys and bytes that the changes so far take away and add.
-    removed: (u64, u64),
-    added: (u64, u64),
+    /// What the changes so far take away and add, and what of the former is the user's own.
+    removed: Held,
+    own: Held,
+    added: Held,
+    account: Account,
     walked: usize,
 }
 
@@ -67,8 +69,10 @@ impl Broker {
         let mut plan = Plan {
             changes: Vec::with_capacity(ops.len()),
             overlay: BTreeMap::new(),
-            removed: (0, 0),
-            added: (0, 0),
+            removed: Held::default(),
+            own: Held::default(),
+            added: Held::default(),
+            account: self.credits[session].account,
             walked: 0,
         };
         for (at, op) in ops.iter().enumerate() {
@@ -87,7 +91,7 @@ impl Broker {
                 ..refusal
             })?;
         }
-        self.check_quota(plan.removed, plan.added)?;
+        self.check_stored(session, plan.removed, plan.own, plan.added)?;
         steps.take(u32::try_from(plan.walked).unwrap_or(u32::MAX));
         for op in ops {
             match op {
@@ -154,9 +158,8 @@ impl Broker {
         }
         self.check_replaceable(key, left)?;
         self.check_writable(Class::of(terms.lifetime))?;
-        plan.take_away(self.size(key, left));
-        plan.added.0 += 1;
-        plan.added.1 += (put.key.len() + put.payload.len()) as u64;
+        plan.take_away(self.held(key, left));
+        plan.added += held_by(put);
         plan.overlay.insert(key.to_key(), Left::Put(put, terms));
         plan.changes.push(Planned::Put {
             key,
@@ -209,11 +212,12 @@ impl Broker {
     /// Plans the deletion of a key, if there will be such a key.
     fn plan_delete_key(&self, plan: &mut Plan<'_>, key: Key) -> Result<(), Refusal> {
         let left = plan.overlay.get(&key).copied();
-        let Some(size) = self.size(key.borrowed(), left) else {
+        let held = self.held(key.borrowed(), left);
+        if held.is_none() {
             return Ok(());
-        };
+        }
         self.check_replaceable(key.borrowed(), left)?;
-        plan.take_away(Some(size));
+        plan.take_away(held);
         plan.overlay.insert(key.clone(), Left::Deleted);
         plan.changes.push(Planned::Delete { key });
         Ok(())
@@ -228,13 +232,16 @@ impl Broker {
         }
     }
 
-    /// How many bytes a key and its value have, as the plan leaves it so far; nothing where there is
+    /// What is held with a key, and whose it is, as the plan leaves it so far; nothing where there is
     /// no such key.
-    fn size(&self, key: KeyRef<'_>, left: Option<Left<'_>>) -> Option<u64> {
+    fn held(&self, key: KeyRef<'_>, left: Option<Left<'_>>) -> Option<(Account, Held)> {
         match left {
-            Some(Left::Put(put, _)) => Some((put.key.len() + put.payload.len()) as u64),
+            Some(Left::Put(put, terms)) => Some((terms.account, held_by(put))),
             Some(Left::Deleted) => None,
-            None => self.keyspace.entry(key).map(|entry| entry.bytes()),
+            None => {
+                let entry = self.keyspace.entry(key)?;
+                Some((entry.account, entry.held()))
+            }
         }
     }
 }
@@ -252,10 +259,12 @@ impl Plan<'_> {
         Err(Refusal::new(ErrorCode::Limit, message))
     }
 
-    fn take_away(&mut self, size: Option<u64>) {
-        if let Some(bytes) = size {
-            self.removed.0 += 1;
-            self.removed.1 += bytes;
+    fn take_away(&mut self, held: Option<(Account, Held)>) {
+        if let Some((account, held)) = held {
+            self.removed += held;
+            if account == self.account {
+                self.own += held;
+            }
         }
     }
 }

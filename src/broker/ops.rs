@@ -3,7 +3,7 @@
 use crate::access::Action;
 use crate::journal::Writable;
 use crate::key::{KeyError, KeyRef, Pattern};
-use crate::keyspace::{Class, Entry, Terms, Time};
+use crate::keyspace::{Class, Entry, Held, Terms, Time};
 use crate::session::{Deletion, Job, Listing, Peer, Start, Steps, Subscription, Task};
 use crate::watch::Watcher;
 use crate::wire::{
@@ -71,6 +71,16 @@ impl Broker {
                 self.ok(session, id).number("rev", rev).end();
                 Ok(Done::Answered)
             }
+            Op::Claim { key } => {
+                let rev = self.claim(session, key)?;
+                self.ok(session, id).number("rev", rev).end();
+                Ok(Done::Answered)
+            }
+            Op::Release { key } => {
+                let rev = self.release(session, key)?;
+                self.ok(session, id).number("rev", rev).end();
+                Ok(Done::Answered)
+            }
             Op::Stats => {
                 let mut out = std::mem::take(&mut self.sessions[session].out);
                 self.write_stats(Reply::ok(&mut out, id), now);
@@ -80,7 +90,8 @@ impl Broker {
             Op::Clients => {
                 let mut out = std::mem::take(&mut self.sessions[session].out);
                 Reply::ok(&mut out, id)
-                    .json("clients", &self.client_list())
+                    .json("clients", &self.client_list(session))
+                    .json("users", &self.users())
                     .end();
                 self.sessions[session].out = out;
                 Ok(Done::Answered)
@@ -158,9 +169,10 @@ impl Broker {
             self.check_writable(Class::of(entry.lifetime))?;
         }
         self.check_writable(Class::of(terms.lifetime))?;
-        let (old_keys, old_bytes) = entry.map_or((0, 0), |entry| (1, entry.bytes()));
-        let new_bytes = (put.key.len() + put.payload.len()) as u64;
-        self.check_quota((old_keys, old_bytes), (1, new_bytes))?;
+        let old = entry.map_or(Held::default(), |entry| entry.held());
+        let is_own = entry.is_some_and(|entry| entry.account == terms.account);
+        let own = if is_own { old } else { Held::default() };
+        self.check_stored(session, old, own, held_by(put))?;
         let rev = self.keyspace.put(key, &put.payload, terms);
         self.mark(key, rev);
         self.ok(session, id).number("rev", rev).end();
@@ -189,25 +201,8 @@ impl Broker {
             lifetime,
             owner: (lifetime == Lifetime::Session).then(|| self.sessions[session].owner),
             deadline: put.ttl_ms.map(|ttl| Time(now.0.saturating_add(ttl))),
+            account: self.credits[session].account,
         })
-    }
-
-    /// Whether so much may be replaced by so much, each as keys and bytes.
-    pub(super) fn check_quota(&self, old: (u64, u64), new: (u64, u64)) -> Result<(), Refusal> {
-        let keys = self.keyspace.keys() + new.0 - old.0;
-        if new.0 > old.0 && keys > self.limits.keys {
-            let message = format!("the keyspace holds at most {} keys", self.limits.keys);
-            return Err(Refusal::new(ErrorCode::Limit, message));
-        }
-        let bytes = self.keyspace.bytes() + new.1 - old.1;
-        if new.1 > old.1 && bytes > self.limits.bytes {
-            let message = format!(
-                "the keyspace holds at most {} bytes of keys and values",
-                self.limits.bytes
-            );
-            return Err(Refusal::new(ErrorCode::Limit, message));
-        }
-        Ok(())
     }
 
     fn get(
@@ -342,6 +337,7 @@ impl Broker {
             );
             return Err(Refusal::new(ErrorCode::Limit, message));
         }
+        self.check_subscriptions(session)?;
         let rev = self.keyspace.rev();
         let start = match &subscribe.since {
             Some((since, epoch)) if *epoch == self.epoch && *since <= rev => Start::After(*since),
@@ -351,6 +347,7 @@ impl Broker {
         };
         let subscription =
             Subscription::new(id, pattern.clone(), subscribe.cuts, start, &self.keyspace);
+        let state = &mut self.sessions[session];
         let number = state.subscribe(subscription);
         Reply::ok(&mut state.out, Some(id))
             .text("epoch", &self.epoch)
@@ -363,6 +360,7 @@ impl Broker {
                 subscription: number,
             },
         );
+        self.count_subscription(session, true);
         Ok(Done::Answered)
     }
 
@@ -378,6 +376,7 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::NotFound, message));
         };
         let removed = state.unsubscribe(subscription);
+        self.count_subscription(session, false);
         self.watch.remove(
             removed.pattern(),
             Watcher {
@@ -422,10 +421,12 @@ impl Broker {
             .number("journal_failures", figures.failures)
             .number("boot_journal_bytes", figures.boot_bytes)
             .number("read_only", u64::from(self.writable != Writable::default()))
+            .json("users", &self.users())
             .end();
     }
 
-    fn client_list(&self) -> Vec<Client<'_>> {
+    fn client_list(&self, asking: usize) -> Vec<Client<'_>> {
+        let mut claims = self.claims_seen_by(asking);
         let sessions = self.sessions.iter();
         sessions
             .map(|(_, session)| {
@@ -441,6 +442,7 @@ impl Broker {
                     address,
                     subscriptions: session.subscriptions.len(),
                     lag: session.lag(&self.keyspace),
+                    claims: claims.remove(&session.owner).unwrap_or_default(),
                 }
             })
             .collect()
@@ -463,6 +465,14 @@ pub(super) fn check_rev(
 /// Whether a put with `if_changed` would change nothing: same value, same form, same lifetime.
 pub(super) fn is_unchanged(entry: &Entry<'_>, put: &Put<'_>, lifetime: Lifetime) -> bool {
     entry.is(&put.payload) && entry.lifetime == lifetime
+}
+
+/// What a put makes its user hold.
+pub(super) fn held_by(put: &Put<'_>) -> Held {
+    Held {
+        keys: 1,
+        bytes: (put.key.len() + put.payload.len()) as u64,
+    }
 }
 
 /// Adds the fields that few entries have.
@@ -491,4 +501,6 @@ struct Client<'a> {
     address: Option<String>,
     subscriptions: usize,
     lag: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    claims: Vec<String>,
 }

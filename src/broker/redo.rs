@@ -106,6 +106,7 @@ impl Broker {
         for (session, before) in before {
             let rest = &before.bytes[before.done..];
             self.sessions[session].out.extend_from_slice(rest);
+            self.charge(session);
             self.set_due(session);
         }
     }
@@ -116,7 +117,10 @@ impl Broker {
             return None;
         }
         let reads = matches!(op, Op::Get(_) | Op::Stats);
-        let writes = matches!(op, Op::Put(_) | Op::Delete(_) | Op::Batch { .. });
+        let writes = matches!(
+            op,
+            Op::Put(_) | Op::Delete(_) | Op::Batch { .. } | Op::Claim { .. } | Op::Release { .. }
+        );
         // What was refused for want of a token is not to be judged again: the token may have come since.
         let is_judged = self.sessions[session].authenticated;
         let depends = writes || (reads && !self.carried.items.is_empty());

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::key::{Key, KeyRef};
-use crate::keyspace::{Class, Entry, Restored, Time};
+use crate::keyspace::{Account, Class, Entry, Restored, Time};
 use crate::wire::{
     Lifetime, Payload, Text, present, read_base64, write_json, write_number, write_string,
 };
@@ -93,6 +93,21 @@ struct Record<'a> {
     base64: Option<Text<'a>>,
     lifetime: Option<Lifetime>,
     deadline: Option<u64>,
+    by: Option<By>,
+}
+
+/// Whom an entry is charged to: a user's number, or `"tcp"`; root where nothing is said.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged)]
+enum By {
+    User(u32),
+    Other(Other),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Other {
+    Tcp,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -178,6 +193,11 @@ impl Record<'_> {
                     payload,
                     lifetime,
                     deadline: self.deadline.map(Time),
+                    account: match self.by {
+                        None => Account::ROOT,
+                        Some(By::User(uid)) => Account::User(uid),
+                        Some(By::Other(Other::Tcp)) => Account::Tcp,
+                    },
                 }
             }
             RecordOp::Delete => Restored::Deleted(class),
@@ -236,6 +256,11 @@ impl Draft {
         }
         if let Some(deadline) = entry.deadline {
             self.number("deadline", deadline.0);
+        }
+        match entry.account {
+            Account::ROOT => {}
+            Account::User(uid) => self.number("by", u64::from(uid)),
+            Account::Tcp => self.line.extend_from_slice(b",\"by\":\"tcp\""),
         }
         self.line.push(b'}');
     }
@@ -367,6 +392,11 @@ mod tests {
                 lifetime,
                 owner: None,
                 deadline,
+                account: if deadline.is_some() {
+                    Account::User(7)
+                } else {
+                    Account::ROOT
+                },
             };
             keyspace.put(KeyRef::new(key).unwrap(), &payload, terms);
         };
@@ -385,8 +415,8 @@ mod tests {
         let (line, records) = draft.end(&[("reserved", 100)], Stop::Clean);
         assert_eq!(records, 5);
         let expected = concat!(
-            r#"94e6b5a2 {"rev":4,"changes":[{"op":"put","key":"a","rev":1,"value":1.0},"#,
-            r#"{"op":"put","key":"b","rev":2,"base64":"AAE=","lifetime":"boot","deadline":7},"#,
+            r#"a767ac8f {"rev":4,"changes":[{"op":"put","key":"a","rev":1,"value":1.0},"#,
+            r#"{"op":"put","key":"b","rev":2,"base64":"AAE=","lifetime":"boot","deadline":7,"by":7},"#,
             r#"{"op":"delete","key":"c\"d","rev":3},{"op":"displace","key":"c\"d","rev":3},"#,
             r#"{"op":"renew","key":"c\"d","rev":3,"deadline":9}],"reserved":100,"clean":true}"#,
             "\n"

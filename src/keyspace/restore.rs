@@ -6,7 +6,7 @@
 use crate::key::{Key, KeyRef};
 use crate::wire::{Lifetime, Payload};
 
-use super::{Class, Keyspace, Terms, Time, parts};
+use super::{Account, Class, Keyspace, Terms, Time, parts};
 
 /// One thing that was written down of a key.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub enum Restored<'a> {
         lifetime: Lifetime,
         /// When it ends by itself.
         deadline: Option<Time>,
+        /// Whom it is charged to.
+        account: Account,
     },
     /// It was deleted, when it was kept here.
     Deleted(Class),
@@ -38,6 +40,7 @@ impl Keyspace {
                 payload,
                 lifetime,
                 deadline,
+                account,
             } if rev > known_rev => {
                 let (bytes, form) = parts(payload);
                 let slot = self.restored_slot(known, key.to_key());
@@ -45,6 +48,7 @@ impl Keyspace {
                     lifetime: *lifetime,
                     owner: None,
                     deadline: *deadline,
+                    account: *account,
                 };
                 self.leases.end(slot);
                 self.leases.begin(slot, terms.lease());
@@ -52,8 +56,9 @@ impl Keyspace {
                 entry.value = Some(Box::from(bytes));
                 entry.form = form;
                 entry.lifetime = *lifetime;
+                entry.account = *account;
                 entry.rev = rev;
-                self.totals.join(&self.slots[slot]);
+                self.join(slot);
             }
             Restored::Deleted(class) if rev > known_rev => {
                 let slot = self.restored_slot(known, key.to_key());
@@ -65,7 +70,7 @@ impl Keyspace {
                     Class::Durable => Lifetime::Durable,
                     Class::Boot => Lifetime::Boot,
                 };
-                self.totals.join(&self.slots[slot]);
+                self.join(slot);
             }
             Restored::Displaced(class) => {
                 let Some(slot) = known else { return };
@@ -123,16 +128,24 @@ impl Keyspace {
         match known {
             Some(slot) => {
                 self.totals.leave(&self.slots[slot]);
+                self.charges.leave(&self.slots[slot]);
                 slot
             }
             None => self.add_slot(key),
         }
     }
 
+    /// Counts a slot that was written to.
+    fn join(&mut self, slot: usize) {
+        self.totals.join(&self.slots[slot]);
+        self.charges.join(&self.slots[slot]);
+    }
+
     fn remove_slot(&mut self, slot: usize) {
         self.leases.end(slot);
         let entry = self.slots.remove(slot);
         self.totals.leave(&entry);
+        self.charges.leave(&entry);
         self.by_key.remove(entry.key.as_str());
     }
 }
@@ -149,6 +162,7 @@ mod tests {
             payload: Payload::Json(value.into()),
             lifetime,
             deadline: None,
+            account: Account::ROOT,
         };
         let durable = Lifetime::Durable;
         let mut keyspace = Keyspace::new(10);

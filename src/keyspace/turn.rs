@@ -12,8 +12,9 @@
 use crate::key::Key;
 use crate::wire::Lifetime;
 
+use super::accounts::Charges;
 use super::leases::Lease;
-use super::{Class, Form, Keyspace, Slot, Time, Totals};
+use super::{Account, Class, Form, Keyspace, Slot, Time, Totals};
 
 /// What a turn has changed so far. Does nothing, and costs nothing, while it is off.
 #[derive(Debug, Default)]
@@ -47,6 +48,7 @@ struct Before {
     rev: u64,
     form: Form,
     lifetime: Lifetime,
+    account: Account,
     lease: Lease,
 }
 
@@ -99,10 +101,12 @@ impl Keyspace {
                     entry.rev = before.rev;
                     entry.form = before.form;
                     entry.lifetime = before.lifetime;
+                    entry.account = before.account;
                 }
             }
         }
         self.totals = self.turn.totals;
+        self.charges = Charges::of_all(self.slots.iter().map(|(_, slot)| slot));
         self.turn.displaced.clear();
         self.turn.renewed.clear();
         self.turn.bytes = 0;
@@ -205,6 +209,7 @@ impl Turn {
                 rev: entry.rev,
                 form: entry.form,
                 lifetime: entry.lifetime,
+                account: entry.account,
                 lease,
             };
             self.undo.push(Undo::Changed(slot, before));
@@ -225,6 +230,7 @@ mod tests {
             lifetime,
             owner: (lifetime == Lifetime::Session).then_some(Owner(1)),
             deadline: (lifetime == Lifetime::Boot).then_some(Time(70)),
+            account: Account::User(u32::try_from(value.len()).unwrap()),
         };
         keyspace.put(
             KeyRef::new(key).unwrap(),
@@ -240,7 +246,8 @@ mod tests {
         let changes: Vec<_> = changes.collect();
         let leases = (keyspace.next_deadline(), keyspace.owned_by(Owner(1)));
         let sums = (keyspace.keys(), keyspace.bytes(), keyspace.tombstones());
-        format!("{changes:?} {leases:?} {sums:?}")
+        let charges: Vec<_> = keyspace.accounts().collect();
+        format!("{changes:?} {leases:?} {sums:?} {charges:?}")
     }
 
     #[test]

@@ -22,10 +22,25 @@ pub(crate) struct Teller<'a> {
     /// How many bytes may stand in `out`, about.
     pub(crate) chunk: usize,
     pub(crate) steps: &'a mut Steps,
+    pub(crate) last: &'a mut LastEvent,
     pub(crate) counters: &'a mut Counters,
     /// Tells of a key whether it may be seen; without it all may.
     pub(crate) sees: Option<&'a Sees<'a>>,
 }
+
+/// The last event of a put that was made, as far as it is the same for all subscribers. A change is often
+/// told to many, one after the other, and a revision names it.
+#[derive(Debug, Default)]
+pub(crate) struct LastEvent {
+    rev: u64,
+    end: Vec<u8>,
+}
+
+/// Values longer than this are not kept for the next subscriber.
+const VALUE_BYTES_KEPT: usize = 4 << 10;
+
+/// As many bytes as most beginnings of an event line have.
+const SUB_BYTES: usize = 32;
 
 /// Whether a key may be seen.
 pub(crate) type Sees<'a> = dyn Fn(KeyRef<'_>) -> bool + 'a;
@@ -227,8 +242,19 @@ impl Teller<'_> {
     }
 
     fn put(&mut self, sub: &Id<'_>, entry: &Entry<'_>) {
-        EventLine::put(self.out, sub, entry.key.as_str(), entry.value, entry.rev);
         self.counters.events += 1;
+        if entry.value.len() > VALUE_BYTES_KEPT {
+            return EventLine::put(self.out, sub, entry.key.as_str(), entry.value, entry.rev);
+        }
+        let LastEvent { rev, end } = &mut *self.last;
+        if *rev != entry.rev {
+            *rev = entry.rev;
+            end.clear();
+            EventLine::put_end(end, entry.key.as_str(), entry.value, entry.rev);
+        }
+        self.out.reserve(SUB_BYTES + end.len());
+        EventLine::begin(self.out, sub);
+        self.out.extend_from_slice(end);
     }
 
     fn delete(&mut self, sub: &Id<'_>, key: &Key, rev: u64) {

@@ -18,6 +18,14 @@ pub(crate) enum Stored<'a> {
 }
 
 impl Stored<'_> {
+    /// About how many bytes it takes in a line.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Stored::Json(json) => json.len(),
+            Stored::Bytes(bytes) => bytes.len().div_ceil(3) * 4,
+        }
+    }
+
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         match self {
             Stored::Json(json) => {
@@ -133,7 +141,21 @@ pub struct EventLine;
 impl EventLine {
     /// A covered key has this value. `sub` names the subscription.
     pub(crate) fn put(out: &mut Vec<u8>, sub: &Id<'_>, key: &str, value: Stored<'_>, rev: u64) {
-        event(out, sub, "put")
+        out.reserve(sub.as_json().len() + key.len() + value.len() + EVENT_BYTES);
+        EventLine::begin(out, sub);
+        EventLine::put_end(out, key, value, rev);
+    }
+
+    /// The part of a line that differs between subscriptions.
+    pub(crate) fn begin(out: &mut Vec<u8>, sub: &Id<'_>) {
+        out.extend_from_slice(b"{\"sub\":");
+        out.extend_from_slice(sub.as_json().as_bytes());
+    }
+
+    /// The part of a put's line that is the same for all subscriptions.
+    pub(crate) fn put_end(out: &mut Vec<u8>, key: &str, value: Stored<'_>, rev: u64) {
+        Reply { out }
+            .text("event", "put")
             .text("key", key)
             .stored(value)
             .number("rev", rev)
@@ -159,9 +181,11 @@ impl EventLine {
     }
 }
 
+/// About how many bytes an event line of a put has beside its subscription, key and value.
+const EVENT_BYTES: usize = 80;
+
 fn event<'o>(out: &'o mut Vec<u8>, sub: &Id<'_>, event: &str) -> Reply<'o> {
-    out.extend_from_slice(b"{\"sub\":");
-    out.extend_from_slice(sub.as_json().as_bytes());
+    EventLine::begin(out, sub);
     Reply { out }.text("event", event)
 }
 

@@ -7,13 +7,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
+use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
-    ErrorCode, Id, Lifetime, Payload, Text, VALUE_DEPTH_MAX, present, read_base64, write_json,
-    write_number, write_string,
+    ErrorCode, Id, Lifetime, Payload, Text, VALUE_DEPTH_MAX, read_base64, write_json, write_number,
+    write_string,
 };
 
 /// One request line.
@@ -46,6 +46,12 @@ pub enum Op<'a> {
     },
     Batch {
         ops: Vec<BatchOp<'a>>,
+    },
+    Claim {
+        key: Cow<'a, str>,
+    },
+    Release {
+        key: Cow<'a, str>,
     },
     Stats,
     Clients,
@@ -147,16 +153,17 @@ impl<'a> Request<'a> {
                 message: format!("nested deeper than {VALUE_DEPTH_MAX} levels (at byte {at})"),
             });
         }
-        let fields: Fields<'a> = object(text).map_err(|message| RequestError {
+        let mut fields = Fields::default();
+        fields.fill(text).map_err(|message| RequestError {
             id: readable_id(text),
             code: ErrorCode::BadRequest,
             message,
         })?;
-        let id = match fields.id {
+        let id = match fields.id.take() {
             Some(json) => Some(Id::from_json(json.get()).map_err(RequestError::anonymous)?),
             None => None,
         };
-        match narrow(fields, id.as_ref()) {
+        match narrow(&mut fields, id.as_ref()) {
             Ok(op) => Ok(Request { id, op }),
             Err(message) => Err(RequestError {
                 id: id.map(Id::into_owned),
@@ -193,6 +200,8 @@ impl Op<'_> {
             Op::Subscribe(_) => "subscribe",
             Op::Unsubscribe { .. } => "unsubscribe",
             Op::Batch { .. } => "batch",
+            Op::Claim { .. } => "claim",
+            Op::Release { .. } => "release",
             Op::Stats => "stats",
             Op::Clients => "clients",
             Op::Ping => "ping",
@@ -241,6 +250,9 @@ impl Op<'_> {
                     out.push(b'}');
                 }
                 out.push(b']');
+            }
+            Op::Claim { key } | Op::Release { key } => {
+                write_text(out, "key", Some(key));
             }
             Op::Stats | Op::Clients | Op::Ping => {}
         }
@@ -304,61 +316,161 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-/// Every field that any request or operation of a batch has.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Fields<'a> {
-    #[serde(borrow)]
+/// Declares the fields that any request or operation of a batch has, and how they are read: each once,
+/// in any order, straight to its place, and none besides. That is what serde derives, too, but
+/// for the way by many variables and copies, which took as long as reading the text.
+macro_rules! fields {
+    ($($name:ident: $type:ty,)*) => {
+        /// Every field that any request or operation of a batch has.
+        #[derive(Default)]
+        struct Fields<'a> {
+            $($name: Option<$type>,)*
+        }
+
+        #[derive(Clone, Copy)]
+        #[allow(non_camel_case_types, reason = "the variants are the fields' names")]
+        enum Name {
+            $($name,)*
+        }
+
+        impl Name {
+            const ALL: &[&str] = &[$(stringify!($name),)*];
+
+            fn new<E: de::Error>(text: &str) -> Result<Name, E> {
+                match text {
+                    $(stringify!($name) => Ok(Name::$name),)*
+                    unknown => Err(E::unknown_field(unknown, Name::ALL)),
+                }
+            }
+        }
+
+        impl<'a> Fields<'a> {
+            fn read<A: MapAccess<'a>>(&mut self, name: Name, map: &mut A) -> Result<(), A::Error> {
+                match name {
+                    $(Name::$name => read(&mut self.$name, stringify!($name), map),)*
+                }
+            }
+
+            /// The first field that is there.
+            fn any(&self) -> Option<&'static str> {
+                $(if self.$name.is_some() {
+                    return Some(stringify!($name));
+                })*
+                None
+            }
+        }
+    };
+}
+
+fields! {
     op: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    key: Option<Text<'a>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    value: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    base64: Option<Text<'a>>,
-    #[serde(default, deserialize_with = "present")]
-    if_rev: Option<u64>,
-    #[serde(default, deserialize_with = "present")]
-    if_changed: Option<bool>,
-    #[serde(default, deserialize_with = "lifetime")]
-    lifetime: Option<Lifetime>,
-    #[serde(default, deserialize_with = "present")]
-    ttl_ms: Option<u64>,
-    #[serde(default, deserialize_with = "present")]
-    limit: Option<u64>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    after: Option<Text<'a>>,
-    #[serde(default, deserialize_with = "present")]
-    keys_only: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
-    exact: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
-    initial: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
-    cuts: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
-    since: Option<u64>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    epoch: Option<Text<'a>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    sub: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    ops: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    client: Option<Text<'a>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    token: Option<Text<'a>>,
+    id: &'a RawValue,
+    key: Text<'a>,
+    value: &'a RawValue,
+    base64: Text<'a>,
+    if_rev: u64,
+    if_changed: bool,
+    lifetime: NamedLifetime,
+    ttl_ms: u64,
+    limit: u64,
+    after: Text<'a>,
+    keys_only: bool,
+    exact: bool,
+    initial: bool,
+    cuts: bool,
+    since: u64,
+    epoch: Text<'a>,
+    sub: &'a RawValue,
+    ops: Vec<&'a RawValue>,
+    client: Text<'a>,
+    token: Text<'a>,
+}
+
+/// Reads a field's value to its place. `null` is no absence: the field must have its type.
+fn read<'a, T, A>(place: &mut Option<T>, name: &'static str, map: &mut A) -> Result<(), A::Error>
+where
+    T: Deserialize<'a>,
+    A: MapAccess<'a>,
+{
+    if place.is_some() {
+        return Err(de::Error::duplicate_field(name));
+    }
+    *place = Some(map.next_value()?);
+    Ok(())
+}
+
+impl<'a> DeserializeSeed<'a> for &mut Fields<'a> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'a> Visitor<'a> for &mut Fields<'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<Name>()? {
+            self.read(name, &mut map)?;
+        }
+        match self.op {
+            Some(_) => Ok(()),
+            None => Err(de::Error::missing_field("op")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        struct Naming;
+
+        impl Visitor<'_> for Naming {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field's name")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Name, E> {
+                Name::new(text)
+            }
+        }
+
+        deserializer.deserialize_identifier(Naming)
+    }
 }
 
 /// A lifetime from a string, and from nothing else: serde takes `{"boot":null}` for it as well.
-fn lifetime<'de, D>(deserializer: D) -> Result<Option<Lifetime>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-{
-    let name: Text<'de> = Text::deserialize(deserializer)?;
-    Lifetime::deserialize(IntoDeserializer::<D::Error>::into_deserializer(&*name.0)).map(Some)
+struct NamedLifetime(Lifetime);
+
+impl<'de> Deserialize<'de> for NamedLifetime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NamedLifetime, D::Error> {
+        let name: Text<'de> = Text::deserialize(deserializer)?;
+        let named = IntoDeserializer::<D::Error>::into_deserializer(&*name.0);
+        Lifetime::deserialize(named).map(NamedLifetime)
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// Reads all fields of an object, and nothing else.
+    fn fill(&mut self, text: &'a str) -> Result<(), String> {
+        is_object(text)?;
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let filled = DeserializeSeed::deserialize(self, &mut deserializer);
+        let ended = filled.and_then(|()| deserializer.end());
+        ended.map_err(|error| describe(&error))
+    }
+
+    /// Takes the op's name.
+    fn op(&mut self) -> Cow<'a, str> {
+        let op = self.op.take().expect("what has no op is not read");
+        op.0
+    }
 }
 
 /// The id of a line that is no request, where it can be told.
@@ -368,39 +480,40 @@ fn readable_id(text: &str) -> Option<Id<'static>> {
         #[serde(borrow)]
         id: &'a RawValue,
     }
-    let only: OnlyId<'_> = object(text).ok()?;
+    is_object(text).ok()?;
+    let only: OnlyId<'_> = serde_json::from_str(text).ok()?;
     Id::from_json(only.id.get()).ok().map(Id::into_owned)
 }
 
-/// Reads a struct from an object, and from nothing else: serde takes an array for a struct as well.
-fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+/// Refuses what is not an object: serde takes an array for a struct as well.
+fn is_object(text: &str) -> Result<(), String> {
     match text.trim_ascii_start().as_bytes().first() {
-        Some(b'{') => serde_json::from_str(text).map_err(|error| describe(&error)),
+        Some(b'{') => Ok(()),
         _ => Err("not a JSON object".into()),
     }
 }
 
 /// Takes from the flat struct what the op knows and refuses the rest.
-fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, String> {
-    let name = std::mem::replace(&mut fields.op, Text(Cow::Borrowed("")));
-    let op = match &*name.0 {
+fn narrow<'a>(fields: &mut Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, String> {
+    let name = fields.op();
+    let op = match &*name {
         "hello" => Op::Hello {
             client: fields.client.take().map(|text| text.0),
             token: fields.token.take().map(|text| text.0),
         },
-        "put" => Op::Put(put(&mut fields)?),
+        "put" => Op::Put(put(fields)?),
         "get" => Op::Get(List {
-            key: key(&mut fields)?,
+            key: key(fields)?,
             limit: fields.limit.take(),
             after: fields.after.take().map(|text| text.0),
             keys_only: fields.keys_only.take(),
         }),
-        "delete" => Op::Delete(delete(&mut fields)?),
+        "delete" => Op::Delete(delete(fields)?),
         "subscribe" => {
             if id.is_none() {
                 return Err("missing field `id`: it names the subscription".into());
             }
-            Op::Subscribe(subscribe(&mut fields)?)
+            Op::Subscribe(subscribe(fields)?)
         }
         "unsubscribe" => {
             let sub = fields.sub.take().ok_or("missing field `sub`")?;
@@ -411,21 +524,20 @@ fn narrow<'a>(mut fields: Fields<'a>, id: Option<&Id<'a>>) -> Result<Op<'a>, Str
         "batch" => {
             let ops = fields.ops.take().ok_or("missing field `ops`")?;
             let ops = ops.into_iter().enumerate().map(|(at, json)| {
-                object(json.get())
-                    .and_then(batch_op)
-                    .map_err(|message| format!("ops[{at}]: {message}"))
+                batch_op(json.get()).map_err(|message| format!("ops[{at}]: {message}"))
             });
             Op::Batch {
                 ops: ops.collect::<Result<_, String>>()?,
             }
         }
+        "claim" => Op::Claim { key: key(fields)? },
+        "release" => Op::Release { key: key(fields)? },
         "stats" => Op::Stats,
         "clients" => Op::Clients,
         "ping" => Op::Ping,
         unknown => return Err(format!("unknown op {}", quoted(unknown))),
     };
-    fields.id = None;
-    nothing_left(&fields, op.name())?;
+    nothing_left(fields, op.name())?;
     Ok(op)
 }
 
@@ -465,7 +577,7 @@ fn put<'a>(fields: &mut Fields<'a>) -> Result<Put<'a>, String> {
         payload,
         if_rev: fields.if_rev.take(),
         if_changed: fields.if_changed.take().unwrap_or(false),
-        lifetime: fields.lifetime.take(),
+        lifetime: fields.lifetime.take().map(|named| named.0),
         ttl_ms: fields.ttl_ms.take(),
     })
 }
@@ -477,39 +589,39 @@ fn delete<'a>(fields: &mut Fields<'a>) -> Result<Delete<'a>, String> {
     })
 }
 
-fn batch_op(mut fields: Fields<'_>) -> Result<BatchOp<'_>, String> {
-    let name = std::mem::replace(&mut fields.op, Text(Cow::Borrowed(""))).0;
+fn batch_op(text: &str) -> Result<BatchOp<'_>, String> {
+    let fields = &mut Fields::default();
+    fields.fill(text)?;
+    let name = fields.op();
     let op = match &*name {
-        "put" => BatchOp::Put(put(&mut fields)?),
-        "delete" => BatchOp::Delete(delete(&mut fields)?),
+        "put" => BatchOp::Put(put(fields)?),
+        "delete" => BatchOp::Delete(delete(fields)?),
         "check" => BatchOp::Check {
-            key: key(&mut fields)?,
+            key: key(fields)?,
             if_rev: fields.if_rev.take().ok_or("missing field `if_rev`")?,
         },
         unknown => return Err(format!("a batch has no op {}", quoted(unknown))),
     };
-    nothing_left(&fields, &name)?;
+    nothing_left(fields, &name)?;
     Ok(op)
 }
 
 /// Refuses the fields that are still there, which the op has not taken.
 fn nothing_left(fields: &Fields<'_>, op: &str) -> Result<(), String> {
-    macro_rules! refuse {
-        ($($name:ident)*) => {
-            $(if fields.$name.is_some() {
-                return Err(format!("{op} has no field `{}`", stringify!($name)));
-            })*
-        };
+    match fields.any() {
+        Some(name) => Err(format!("{op} has no field `{name}`")),
+        None => Ok(()),
     }
-    refuse!(id key value base64 if_rev if_changed lifetime ttl_ms limit after keys_only exact);
-    refuse!(initial cuts since epoch sub ops client token);
-    Ok(())
 }
 
 /// Where the nesting of brackets outside strings exceeds the bound, if it does.
 ///
-/// Counting brackets wherever they stand comes first: hardly any line has so many.
+/// A short line can't have so many. Counting brackets wherever they stand comes next: hardly any line has
+/// so many.
 fn too_deep(text: &str, depth_max: usize) -> Option<usize> {
+    if text.len() <= depth_max {
+        return None;
+    }
     if memchr::memchr2_iter(b'[', b'{', text.as_bytes())
         .take(depth_max + 1)
         .count()
@@ -627,6 +739,8 @@ mod tests {
             r#"{"id":1,"op":"subscribe","key":"a","exact":true,"cuts":true,"initial":false,"since":9,"epoch":"e"}"#,
         );
         check(r#"{"op":"unsubscribe","sub":"s"}"#);
+        check(r#"{"id":2,"op":"claim","key":"a.b"}"#);
+        check(r#"{"op":"release","key":"a.b"}"#);
         check(
             r#"{"op":"batch","ops":[{"op":"put","key":"a","value":1},{"op":"delete","key":"b.*"},{"op":"check","key":"c","if_rev":0}]}"#,
         );

@@ -12,6 +12,7 @@
 mod announce;
 mod burst;
 mod daemon;
+mod mirror;
 mod prometheus;
 mod record;
 #[path = "../support/daemon.rs"]

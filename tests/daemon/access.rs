@@ -111,6 +111,114 @@ fn users_and_groups_are_who_the_kernel_says() {
     );
 }
 
+/// What is denied, what may be owned, and how much may be held, by users that are really others.
+#[test]
+fn each_kind_of_rule_is_for_real_users() {
+    if !can_be_others() {
+        return;
+    }
+    let plan = with_rules(
+        "\
+allow user:0       all        *
+deny  user:64002   read,write net.secret.*
+allow anyone       read,write net.*
+allow user:64001   own        net.*
+quota user:64001   keys       2
+quota group:64050  bytes      100
+quota user:64003   connections 0
+",
+    );
+    let _daemon = plan.start();
+    let check = |uid: &str, groups: &str, request: &str, expected: &str| {
+        let answer = ask_as(&plan, uid, groups, request);
+        let said = format!("{uid} {groups} {request}: {answer}");
+        assert!(answer.contains(expected), "{said}");
+    };
+    let secret = r#"{"op":"put","key":"net.secret.a","value":1}"#;
+    check(NETD, "", secret, r#""ok":true"#);
+    check(WEB, "", secret, "denied");
+    // Patterns cover what may be seen: in lists, and in what is deleted.
+    let list = r#"{"op":"get","key":"net.*","keys_only":true}"#;
+    check(NETD, "", PUT, r#""ok":true"#);
+    check(WEB, "", list, r#"[{"key":"net.eth0.mtu","rev":2}]"#);
+    check(WEB, "", r#"{"op":"delete","key":"*"}"#, r#""deleted":1"#);
+    check(NETD, "", list, r#"[{"key":"net.secret.a","rev":1}]"#);
+    // Claims.
+    let claim = r#"{"op":"claim","key":"net.eth0"}"#;
+    check(WEB, "", claim, "denied");
+    check(NETD, "", claim, r#""ok":true"#);
+    // Quotas, by a user and by a supplementary group.
+    let put = |key: &str, bytes: usize| {
+        let value = "x".repeat(bytes);
+        format!(r#"{{"op":"put","key":"{key}","value":"{value}"}}"#)
+    };
+    check(NETD, "", &put("net.a", 1), r#""ok":true"#);
+    check(
+        NETD,
+        "",
+        &put("net.b", 1),
+        "user 64001 has used up the quota `keys`: 2 of 2",
+    );
+    check(
+        WEB,
+        STAFF,
+        &put("net.c", 200),
+        "user 64002 has used up the quota `bytes`: 0 of 100",
+    );
+    check(WEB, "", &put("net.c", 200), r#""ok":true"#);
+    check(
+        "64003",
+        "",
+        list,
+        "user 64003 has used up the quota `connections`: 0 of 0",
+    );
+    check(
+        "0",
+        "",
+        r#"{"op":"stats"}"#,
+        r#"{"uid":64002,"connections":0,"subscriptions":0,"keys":1,"bytes":207,"buffered":0}"#,
+    );
+}
+
+/// What the command line exports and follows as a user is what the user may see, and no more.
+#[test]
+fn an_export_has_what_may_be_seen() {
+    if !can_be_others() {
+        return;
+    }
+    let plan = with_rules("allow user:0 all *\nallow anyone read net.*\n");
+    let daemon = plan.start();
+    let mut root = daemon.connect();
+    root.do_it(PUT);
+    root.do_it(r#"{"op":"put","key":"other","value":"hidden"}"#);
+    // Where it was built others need not get to.
+    let program = plan.directory().join("nkv-client");
+    std::fs::copy(env!("CARGO_BIN_EXE_nkv-client"), &program).unwrap();
+    let run = |words: &[&str]| {
+        let output = Command::new("setpriv")
+            .args(["--reuid", WEB, "--regid", WEB, "--clear-groups"])
+            .arg(&program)
+            .arg("-a")
+            .arg(plan.socket())
+            .args(words)
+            .output()
+            .unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let exported = run(&["export"]);
+    assert!(exported.contains("net.eth0.mtu"), "{exported}");
+    assert_eq!(exported.lines().count(), 1, "{exported}");
+    let tree = run(&["tree"]);
+    assert!(tree.contains("mtu") && !tree.contains("other"), "{tree}");
+    let told = run(&["subscribe", "*", "--count", "1"]);
+    assert!(
+        told.contains("net.eth0.mtu") && !told.contains("other"),
+        "{told}"
+    );
+    let refused = run(&["get", "other"]);
+    assert!(refused.contains("denied"), "{refused}");
+}
+
 /// Subscribes and returns the keys of the first entries.
 fn first_keys(client: &mut Client) -> Vec<String> {
     let events = client.subscribe("*");

@@ -12,6 +12,7 @@
 //! - [`token`]: who may come in over TCP,
 //! - [`lifetimes`]: entries that end without being deleted,
 //! - [`logging`]: how the log looks in the system journal, in a file, on a terminal,
+//! - [`confined`]: what the daemon denies itself,
 //! - [`supervised`]: what a service manager passes, and what it is told,
 //! - [`library`]: the same server on a thread of this process.
 //!
@@ -34,6 +35,7 @@
 mod support;
 
 mod access;
+mod confined;
 mod crowd;
 mod fairness;
 mod footprint;

@@ -4,6 +4,8 @@
 //! changed once, with what has become of it. What it was not told before the end and what changed
 //! afterwards are the same to it. Only a new history, which a reboot begins, makes it start over.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::support::{Client, Daemon, Plan};
@@ -399,6 +401,70 @@ fn await_owners(end: End) {
     told.sort();
     let expected = ["again", "gone", "left", "same", "timed"];
     assert_eq!(told, expected.map(|name| format!("s.{name} deleted")));
+}
+
+/// Claims wait for the process that has claimed them, and for nobody else. This test is that process.
+#[test]
+fn claims_wait_for_their_owners() {
+    let ends = [End::Kill, End::Stop];
+    let waiting = ends.map(|end| std::thread::spawn(move || await_claimants(end)));
+    for thread in waiting {
+        thread.join().unwrap();
+    }
+}
+
+fn await_claimants(end: End) {
+    let plan = Plan::keeping();
+    let daemon = plan.start();
+    let mut owner = daemon.connect();
+    for key in ["c.again", "c.left", "c.released"] {
+        owner.do_it(&claim(key));
+    }
+    owner.do_it(r#"{"op":"release","key":"c.released"}"#);
+    let daemon = restart(&plan, daemon, end);
+    have_rewritten(&mut daemon.connect());
+    let daemon = restart(&plan, daemon, end);
+    let mut watcher = daemon.connect();
+    watcher.do_it(r#"{"id":"w","op":"subscribe","key":"$claims","initial":false}"#);
+    assert_eq!(shown(&watcher.event()), "sync");
+    for (request, expected) in [
+        (claim("c.again"), "conflict"),
+        (claim("c"), "conflict"),
+        (put("c.again.a", 1, "boot"), "denied"),
+        (claim("c.released"), "ok"),
+    ] {
+        let answer = asked_by_another_process(&plan, &request);
+        assert!(answer.contains(expected), "{end:?} {request}: {answer}");
+    }
+    // Another process's claim has come and gone.
+    assert!(shown(&watcher.event()).starts_with("$claims.c.released = "));
+    assert_eq!(shown(&watcher.event()), "$claims.c.released deleted");
+    // The same process comes back, and may write before it says so.
+    let mut owner = daemon.connect();
+    owner.do_it(&put("c.again.a", 1, "boot"));
+    owner.do_it(&claim("c.again"));
+    assert_eq!(shown(&watcher.event()), "$claims.c.left deleted");
+    let answer = asked_by_another_process(&plan, &put("c.left.a", 1, "boot"));
+    assert!(answer.contains("ok\":true"), "{end:?}: {answer}");
+    let answer = asked_by_another_process(&plan, &put("c.again.a", 2, "boot"));
+    assert!(answer.contains("denied"), "{end:?}: {answer}");
+    drop(owner);
+    assert_eq!(shown(&watcher.event()), "$claims.c.again deleted");
+}
+
+fn claim(key: &str) -> String {
+    json!({"op": "claim", "key": key}).to_string()
+}
+
+fn asked_by_another_process(plan: &Plan, request: &str) -> String {
+    let socket = plan.socket();
+    let line = r#"printf '%s\n' "$1" | nc -N -U "$2""#;
+    let output = Command::new("sh")
+        .args(["-c", line, "sh", request])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A put as `session` that has a time as well.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nkv::Key;
 use nkv::journal::{Journals, ORPHAN_PATIENCE, Options, Policy, Storage};
-use nkv::keyspace::{Class, Keyspace, Owner, Terms, Time};
+use nkv::keyspace::{Account, Class, Keyspace, Owner, Terms, Time};
 use nkv::wire::{Lifetime, Payload};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -68,7 +68,7 @@ struct Daemon {
 }
 
 /// What is known of a key.
-type State = (u64, Payload<'static>, Lifetime, Option<Time>);
+type State = (u64, Payload<'static>, Lifetime, Option<Time>, Account);
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
@@ -195,6 +195,7 @@ impl Daemon {
                     lifetime: *lifetime,
                     owner: (*lifetime == Lifetime::Session).then_some(Owner(1)),
                     deadline: deadline(ttl.filter(|_| !is_durable)),
+                    account: account(value),
                 };
                 self.keyspace
                     .put(key(*number).borrowed(), &value.payload(), terms);
@@ -227,7 +228,7 @@ impl Daemon {
             "deletions that are remembered"
         );
         let states = entries(after);
-        let ends = states.values().flat_map(|(_, _, lifetime, deadline)| {
+        let ends = states.values().flat_map(|(_, _, lifetime, deadline, _)| {
             let patience = u64::try_from(ORPHAN_PATIENCE.as_millis()).expect("it is seconds");
             let is_orphan = *lifetime == Lifetime::Session;
             [*deadline, is_orphan.then_some(Time(self.now.0 + patience))]
@@ -241,7 +242,7 @@ impl Daemon {
         let (before, epoch) = self.start();
         assert_ne!(self.epoch, epoch, "a new history begins");
         let mut durable = entries(&before);
-        durable.retain(|_, (_, _, lifetime, _)| *lifetime == Lifetime::Durable);
+        durable.retain(|_, (_, _, lifetime, ..)| *lifetime == Lifetime::Durable);
         assert_eq!(entries(&self.keyspace), durable, "what is there");
         assert_eq!(deletions(&self.keyspace, 0), [], "nobody resumes");
     }
@@ -285,6 +286,15 @@ fn load(place: &TempDir, policy: Policy, now: Time) -> (Journals, Keyspace, Stri
     (journals, keyspace, epoch)
 }
 
+/// Whoever puts such a value.
+fn account(value: &Value) -> Account {
+    match value.payload().len() % 3 {
+        0 => Account::ROOT,
+        1 => Account::User(1000),
+        _ => Account::Tcp,
+    }
+}
+
 fn entries(keyspace: &Keyspace) -> BTreeMap<Key, State> {
     let changes = keyspace
         .changes_after(0)
@@ -292,7 +302,13 @@ fn entries(keyspace: &Keyspace) -> BTreeMap<Key, State> {
     changes
         .map(|entry| {
             let payload = entry.payload().into_owned();
-            let state = (entry.rev, payload, entry.lifetime, entry.deadline);
+            let state = (
+                entry.rev,
+                payload,
+                entry.lifetime,
+                entry.deadline,
+                entry.account,
+            );
             (entry.key.clone(), state)
         })
         .collect()

@@ -157,6 +157,67 @@ fn each_op_is_held_against_the_rules() {
     }
 }
 
+/// Whoever claims a subtree must be allowed to own all of it, by one line.
+#[test]
+fn claims_are_held_against_the_rules() {
+    let rules_text = "\
+allow user:0    all *
+deny  anyone    own net.eth0.lock
+allow user:100  own net.*
+allow user:100  read,write net.*
+allow user:7    own a.b
+allow user:8    write *
+allow user:9    read net.eth1.*
+";
+    let mut bench = Bench::new(Limits::default());
+    bench.set_rules(rules(rules_text));
+    let uids = [0, 100, 7, 8, 9];
+    for (number, uid) in uids.into_iter().enumerate() {
+        assert_eq!(bench.connect(user(uid, &[])), Ok(number));
+    }
+    let claim = |key: &str| format!(r#"{{"op":"claim","key":"{key}"}}"#);
+    let mut check = |client: usize, request: &str, expected: &str| {
+        assert_eq!(
+            outcome(&mut bench, client, request),
+            expected,
+            "{client}: {request}"
+        );
+    };
+    check(1, &claim("net.eth1"), "ok");
+    check(1, &claim("net.eth0.mtu"), "ok");
+    for (client, key) in [
+        (1, "net"),
+        (1, "net.eth0"),
+        (1, "net.eth0.lock"),
+        (1, "x"),
+        (2, "a.b"),
+    ] {
+        check(client, &claim(key), "denied");
+    }
+    check(3, &claim("y"), "denied");
+    // The right to write is not the right to write what is claimed, root's included.
+    let put = r#"{"op":"put","key":"net.eth1.up","value":1}"#;
+    check(3, put, "denied");
+    check(0, put, "denied");
+    check(1, put, "ok");
+    // Who may not read a key is not shown by `clients` who has claimed it.
+    let seen = |answer: &Value| {
+        let clients = answer["clients"].as_array().unwrap();
+        clients[1]["claims"].to_string()
+    };
+    let list = r#"{"op":"clients"}"#;
+    for (client, expected) in [
+        (0, r#"["net.eth0.mtu","net.eth1"]"#),
+        (4, r#"["net.eth1"]"#),
+        (3, "null"),
+    ] {
+        assert_eq!(seen(&ask(&mut bench, client, list)), expected, "{client}");
+    }
+    // Nor are the daemon's own entries everybody's.
+    let own = r#"{"op":"get","key":"$claims.net.eth1"}"#;
+    assert_eq!(outcome(&mut bench, 0, own), "denied");
+}
+
 #[test]
 fn a_refusal_does_not_tell_what_is_there() {
     let mut bench = bench();

@@ -54,8 +54,9 @@ fn every_field_is_there() {
     assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(answer["id"], "i");
     assert_eq!(answer["ok"], true);
+    assert!(answer["users"].is_array());
     let fields = answer.as_object().unwrap().len();
-    assert_eq!(fields, INTEGERS.len() + 4, "and nothing else: {answer}");
+    assert_eq!(fields, INTEGERS.len() + 5, "and nothing else: {answer}");
 }
 
 #[test]

@@ -142,6 +142,12 @@ fn what_can_be_written_is() {
                     assert_eq!(ask(bench, 1, &get), before);
                 }
             }
+            // A claim is refused in the turn in which storage fails as well as in the ones after it.
+            for (op, refused) in [("claim", boot), ("release", false)] {
+                let request = format!(r#"{{"op":"{op}","key":"c"}}"#);
+                let answer = ask(bench, 0, &request);
+                assert_eq!(answer["error"] == "read_only", refused, "{op} {broken:?}");
+            }
             let stats = ask(bench, 1, r#"{"op":"stats"}"#);
             assert_eq!(stats["read_only"], u64::from(durable || boot));
         };

@@ -14,7 +14,7 @@ mod storage;
 
 use std::sync::Arc;
 
-use nkv::broker::{Broker, Options, Peer, Share, Token};
+use nkv::broker::{Broker, Options, Peer, Token};
 use nkv::journal::{Storage, Writable};
 use nkv::keyspace::{Keyspace, Time};
 use nkv::wire::Limits;
@@ -84,6 +84,7 @@ impl Bench {
             epoch: "e1".into(),
             token: token.and_then(Token::new),
             rules: None,
+            owner: Some(1000),
             can_redo: storage.can_fail(),
         };
         Bench {
@@ -187,6 +188,9 @@ impl Bench {
             let Some(session) = client.session else {
                 continue;
             };
+            if !self.broker.has_turn(session) {
+                continue;
+            }
             if self.broker.wants_turn(session) {
                 self.broker.resume(session, self.now);
             } else if self.broker.wants_input(session) {
@@ -207,13 +211,17 @@ impl Bench {
             );
         }
         self.commit(&mut look);
-        let mut due = Vec::new();
+        let (mut due, mut waiting) = (Vec::new(), Vec::new());
         self.broker.take_due(&mut due);
         for client in &mut self.clients {
             let Some(session) = client.session.filter(|session| due.contains(session)) else {
                 continue;
             };
-            let mut share = Share::default();
+            let Some(given) = self.broker.share(session) else {
+                waiting.push(session);
+                continue;
+            };
+            let mut share = given;
             let mut room = client.appetite;
             while room > 0 {
                 let bytes = self.broker.fill(session, &mut share);
@@ -231,7 +239,9 @@ impl Bench {
             if room == 0 && client.appetite > 0 && self.broker.has_output(session) {
                 self.broker.set_due(session);
             }
+            self.broker.end_share(session, given, share);
         }
+        self.broker.wait(&mut waiting);
         self.broker.end_turn();
         self.storage.tend(self.broker.keyspace(), self.now);
         self.set_storage();

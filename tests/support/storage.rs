@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use nkv::Key;
 use nkv::journal::{Figures, LoadError, ORPHAN_PATIENCE, Storage, Unkept, Wake, Writable};
-use nkv::keyspace::{Change, Class, Entry, Keyspace, Restored, Time};
+use nkv::keyspace::{Account, Change, Class, Entry, Keyspace, Restored, Time};
 use nkv::wire::{Lifetime, Payload};
 
 const CLASSES: [Class; 2] = [Class::Durable, Class::Boot];
@@ -30,7 +30,7 @@ pub struct Fake {
 struct Kept {
     rev: u64,
     /// Nothing where it was deleted.
-    put: Option<(Payload<'static>, Lifetime, Option<Time>)>,
+    put: Option<(Payload<'static>, Lifetime, Option<Time>, Account)>,
 }
 
 impl Fake {
@@ -135,7 +135,7 @@ impl Kept {
     fn new(rev: u64, entry: Option<&Entry<'_>>) -> Kept {
         let put = entry.map(|entry| {
             let payload = entry.payload().into_owned();
-            (payload, entry.lifetime, entry.deadline)
+            (payload, entry.lifetime, entry.deadline, entry.account)
         });
         Kept { rev, put }
     }
@@ -146,10 +146,11 @@ impl Storage for Fake {
         for class in CLASSES {
             for (key, kept) in &self.kept[class as usize] {
                 let record = match kept.put.clone() {
-                    Some((payload, lifetime, deadline)) => Restored::Put {
+                    Some((payload, lifetime, deadline, account)) => Restored::Put {
                         payload,
                         lifetime,
                         deadline,
+                        account,
                     },
                     None => Restored::Deleted(class),
                 };

@@ -27,7 +27,7 @@ const ELSEWHERE: [(&str, &str); 4] = [
     (
         "other processors have some of these instead",
         "faccessat fcntl64 fstat64 fstatat64 ftruncate64 mkdir mkdirat poll ppoll ppoll_time64 \
-         rename renameat renameat2 stat64 unlink unlinkat",
+         readlink readlinkat rename renameat renameat2 stat64 unlink unlinkat",
     ),
     (
         "a panic, and memory that the second thread gives back",

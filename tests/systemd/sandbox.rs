@@ -40,6 +40,10 @@ fn the_process_has_no_powers() {
     };
     assert_eq!(field("Seccomp:"), "2");
     assert_eq!(field("NoNewPrivs:"), "1");
+    // The daemon is let to add walls of its own.
+    let journal = machine.journal(SERVICE);
+    assert!(journal.contains("confined by "), "{journal}");
+    assert!(!journal.contains("not confined"), "{journal}");
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }

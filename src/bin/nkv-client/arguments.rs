@@ -88,6 +88,13 @@ pub(crate) enum Command {
     /// a string. With a COMMAND the exit code is the command's; SIGTERM and SIGHUP are passed on to
     /// it. In the shell the entry stays as long as the shell.
     Announce(Announce),
+    /// Keep a directory of files, one a key, in step with a part of the keyspace, until interrupted
+    ///
+    /// A file's name is its key, with %2F for a '/', its text what get prints. Files are replaced by
+    /// renaming. DIR is made where it is missing, has to be empty the first time, and is the mirror's
+    /// own from then on: files of keys that there are no more are removed. While the files are
+    /// exactly one state of the keyspace, .synced in it has the revision.
+    Mirror(Mirror),
     /// Draw the keyspace as a tree
     Tree(Tree),
     /// Carry out operations, JSON lines from a file or stdin, all or nothing
@@ -296,6 +303,25 @@ pub(crate) struct Top {
     /// Subscribe to nothing, and show no keys.
     #[arg(long, conflicts_with = "keys")]
     pub(crate) no_keys: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Mirror {
+    /// Where the files are to be.
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
+    /// A key, with what lies below it, or a pattern with '*'.
+    #[arg(value_name = "KEY|PATTERN")]
+    pub(crate) pattern: String,
+    /// Only keys that match, not what lies below them.
+    #[arg(short = 'x', long)]
+    pub(crate) exact: bool,
+    /// JSON strings without their quotes and escapes.
+    #[arg(short, long)]
+    pub(crate) raw: bool,
+    /// End when the files are what there is now.
+    #[arg(short, long)]
+    pub(crate) once: bool,
 }
 
 #[derive(Args)]

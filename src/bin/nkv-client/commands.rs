@@ -18,7 +18,7 @@ use crate::output::{
     Style, buffered_stdout, entry_json, raw_text, replace_file, table, value_text, write_value,
 };
 use crate::tree::Node;
-use crate::{announce, arguments, prometheus, record, replay, subscribe, top, transfer};
+use crate::{announce, arguments, mirror, prometheus, record, replay, subscribe, top, transfer};
 
 /// Who runs a command.
 pub(crate) struct Runner {
@@ -77,6 +77,12 @@ impl Runner {
                 let recorded = record::run(target, &arguments, &self.stopper);
                 drop(interrupts);
                 recorded
+            }
+            Command::Mirror(arguments) => {
+                let interrupts = self.interrupts()?;
+                let mirrored = mirror::run(&self.daemon.target, &arguments, &self.stopper);
+                drop(interrupts);
+                mirrored
             }
             Command::Replay(arguments) => {
                 self.needs_file(&arguments.file)?;

@@ -16,6 +16,7 @@ mod exec;
 mod failure;
 mod follow;
 mod interrupt;
+mod mirror;
 mod output;
 mod prometheus;
 mod record;

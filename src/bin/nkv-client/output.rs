@@ -115,9 +115,21 @@ pub(crate) fn raw_text(value: &Value) -> String {
 /// to a terminal that they could confuse.
 pub(crate) fn write_value(out: &mut impl Write, value: &Value, is_raw: bool) -> io::Result<()> {
     match value.bytes() {
-        Some(bytes) if !io::stdout().is_terminal() => out.write_all(bytes),
-        _ if is_raw => writeln!(out, "{}", raw_text(value)),
-        _ => writeln!(out, "{}", value_text(value)),
+        Some(_) if io::stdout().is_terminal() => writeln!(out, "{}", value_text(value)),
+        _ => write_file_value(out, value, is_raw),
+    }
+}
+
+/// The same where it goes to no terminal.
+pub(crate) fn write_file_value(
+    out: &mut impl Write,
+    value: &Value,
+    is_raw: bool,
+) -> io::Result<()> {
+    match value.bytes() {
+        Some(bytes) => out.write_all(bytes),
+        None if is_raw => writeln!(out, "{}", raw_text(value)),
+        None => writeln!(out, "{}", value_text(value)),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
+use nkv::access::parse_size;
 use nkv::journal::{self, Policy, SYNC_INTERVAL};
 use nkv::server::{Options, SEND_BUFFER_BYTES};
 
@@ -184,14 +185,15 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
         "socket-group" => options.socket_group = Some(value.to_owned()),
         "access" => options.access = Some(value.into()),
         "token-file" => options.token_file = Some(value.into()),
-        "max-clients" => limits.clients = at_least(1, size(value)?)?,
-        "max-message" => limits.message = at_least(MESSAGE_BYTES_MIN, size(value)?)?,
-        "max-keys" => limits.keys = size(value)?,
-        "max-bytes" => limits.bytes = size(value)?,
-        "max-subscriptions" => limits.subscriptions = size(value)?,
-        "tombstones" => limits.tombstones = size(value)?,
+        "max-clients" => limits.clients = at_least(1, parse_size(value)?)?,
+        "max-message" => limits.message = at_least(MESSAGE_BYTES_MIN, parse_size(value)?)?,
+        "max-keys" => limits.keys = parse_size(value)?,
+        "max-bytes" => limits.bytes = parse_size(value)?,
+        "max-subscriptions" => limits.subscriptions = parse_size(value)?,
+        "tombstones" => limits.tombstones = parse_size(value)?,
         "send-buffer" => {
-            options.send_buffer = Some(usize::try_from(size(value)?).map_err(|e| e.to_string())?);
+            options.send_buffer =
+                Some(usize::try_from(parse_size(value)?).map_err(|e| e.to_string())?);
         }
         "idle-exit" => {
             let seconds = value
@@ -202,24 +204,6 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
         _ => unreachable!("every option of the list is set here"),
     }
     Ok(())
-}
-
-/// A number of things or bytes: digits, and `k`, `M` or `G` for powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.as_bytes().last() {
-        Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
-        Some(b'M') => (&text[..text.len() - 1], 1 << 20),
-        Some(b'G') => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
-    };
-    let number: Option<u64> = digits
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| digits.parse().ok())
-        .flatten();
-    number
-        .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| format!("{text:?} is no number (like 512, 64k, 1M or 2G)"))
 }
 
 fn at_least(smallest: u64, number: u64) -> Result<u64, String> {

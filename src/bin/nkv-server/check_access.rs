@@ -3,12 +3,12 @@
 use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-use nkv::access::{Action, Decision, Rules, Subject};
+use nkv::access::{Action, Decision, Resource, Rules, Subject};
 use nkv::{Key, server};
 
 use crate::arguments::Question;
 
-/// The answer to a question, a line for each thing that can be done.
+/// The answer to a question: a line for each thing that can be done, and for each quota that the rules name.
 pub(crate) fn explain(question: &Question) -> Result<String, String> {
     let rules = server::read_rules(&question.file)
         .map_err(|error| format!("{}: {error}", question.file.display()))?;
@@ -20,6 +20,14 @@ pub(crate) fn explain(question: &Question) -> Result<String, String> {
         text.push_str(&format!("{:<8} {}\n", action.as_str(), reason(&decision)));
     }
     text.push_str(&format!("lifetime {}\n", lifetime(&rules, &key)));
+    for resource in Resource::ALL {
+        if let Some((amount, line, said)) = rules.quota(&subject, resource) {
+            let resource = resource.as_str();
+            text.push_str(&format!(
+                "quota    {resource}: {amount} by line {line}: {said}\n"
+            ));
+        }
+    }
     Ok(text)
 }
 

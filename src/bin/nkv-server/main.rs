@@ -6,10 +6,12 @@
 
 mod arguments;
 mod check_access;
+mod confinement;
 mod logging;
 mod places;
 
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use nkv::systemd::{self, Supervisor};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 use arguments::{Arguments, Asked};
+use confinement::Needs;
 
 /// Descriptors that are no connection: the loop's own, listening sockets, standard streams.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -88,6 +91,7 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
     // asks for anything is enough.
     let refused = signal_hook::flag::register(SIGXFSZ, Arc::default());
     refused.map_err(signals_failed)?;
+    let needs = needs(&options);
     let server = Server::bind(options).map_err(|error| Failure {
         code: match error {
             BindError::TokenNeeded(_)
@@ -102,6 +106,7 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
         message: error.to_string(),
     })?;
     hear_signals(&server.handle()).map_err(signals_failed)?;
+    confinement::confine(&needs);
     info!("{keeping}");
     server.run().map_err(|error| Failure {
         code: 1,
@@ -139,6 +144,34 @@ fn choose_sockets(options: &mut Options) -> Result<(), Failure> {
         options.passed_sockets = passed;
     }
     Ok(())
+}
+
+/// What a server with these options has to reach while it serves.
+fn needs(options: &Options) -> Needs {
+    let journals = options.journals.iter();
+    let sockets = options
+        .addresses
+        .iter()
+        .filter_map(|address| match address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp(_) => None,
+        });
+    let read_again = [&options.token_file, &options.access];
+    let manager = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    Needs {
+        kept: journals
+            .flat_map(|journals| {
+                [
+                    journals.data_directory.clone(),
+                    journals.runtime_directory.clone(),
+                ]
+            })
+            .collect(),
+        sockets: sockets.collect(),
+        read_again: read_again.into_iter().flatten().cloned().collect(),
+        looks_up_names: options.access.is_some(),
+        speaks_to_abstract: manager.as_bytes().starts_with(b"@"),
+    }
 }
 
 /// Lets SIGTERM and SIGINT stop the server (a second one at once), SIGHUP reload, SIGUSR1 log the

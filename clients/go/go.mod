@@ -1,0 +1,3 @@
+module nkv
+
+go 1.19

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package nkv
+
+import "os"
+
+func isOwnedBy(os.FileInfo, int) bool { return false }

@@ -1,0 +1,164 @@
+//! Claims: subtrees that one connection alone may write.
+//!
+//! A claim of `a.b` is an entry under `$claims.a.b`, of lifetime `session`, that belongs to the
+//! connection. So everything that entries can do claims can do as well: they end with their connection,
+//! are written to the boot journal, wait for ten seconds after a restart, and can be listed and
+//! subscribed to. No one else can put or delete such an entry, because the key is the daemon's.
+//!
+//! The value says who holds the claim, and after a restart who may have it back: the same process
+//! (or, over TCP, the same remote address), not whoever is quickest.
+//!
+//! Whether a key is claimed is looked up for each of its ancestors, but only while there are claims
+//! at all.
+
+use std::collections::HashMap;
+
+use crate::access::Action;
+use crate::key::{KeyRef, Pattern};
+use crate::keyspace::{Class, Entry, Held, Owner, Terms};
+use crate::session::{Peer, Session};
+use crate::wire::{ErrorCode, Lifetime, Payload};
+
+use super::{Broker, Refusal, writable_key};
+
+/// What stands before a key that is claimed.
+const PREFIX: &str = "$claims.";
+
+impl Broker {
+    /// Claims a key and all below it for a session, and returns the revision of the claim.
+    pub(super) fn claim(&mut self, session: usize, key: &str) -> Result<u64, Refusal> {
+        let key = writable_key(key)?;
+        self.check_owns(session, key)?;
+        let claim = KeyRef::new(&claim_of(key))?.to_key();
+        self.check_no_overlap(session, key, claim.borrowed())?;
+        self.check_writable(Class::Boot)?;
+        let owner = self.sessions[session].owner;
+        if let Some(entry) = self.keyspace.entry(claim.borrowed()) {
+            let rev = entry.rev;
+            self.keyspace.renew(claim.borrowed(), Some(owner), None);
+            return Ok(rev);
+        }
+        let holder = holder(&self.sessions[session]);
+        let new = Held {
+            keys: 1,
+            bytes: (claim.as_str().len() + holder.len()) as u64,
+        };
+        self.check_stored(session, Held::default(), Held::default(), new)?;
+        let terms = Terms {
+            lifetime: Lifetime::Session,
+            owner: Some(owner),
+            deadline: None,
+            account: self.credits[session].account,
+        };
+        let payload = Payload::Json(holder.into());
+        let rev = self.keyspace.put(claim.borrowed(), &payload, terms);
+        self.mark(claim.borrowed(), rev);
+        Ok(rev)
+    }
+
+    /// Lets go of a claim, and returns the revision of that.
+    pub(super) fn release(&mut self, session: usize, key: &str) -> Result<u64, Refusal> {
+        let key = writable_key(key)?;
+        let claim = KeyRef::new(&claim_of(key))?.to_key();
+        let entry = self.keyspace.entry(claim.borrowed());
+        if !entry.is_some_and(|entry| self.holds(session, &entry)) {
+            let message = format!("this connection has not claimed {key}");
+            return Err(Refusal::new(ErrorCode::NotFound, message));
+        }
+        self.check_writable(Class::Boot)?;
+        let rev = self.delete_key(claim.borrowed());
+        Ok(rev.unwrap_or(self.keyspace.rev()))
+    }
+
+    /// Refuses a claim where another connection has claimed something above or below.
+    fn check_no_overlap(
+        &self,
+        session: usize,
+        key: KeyRef<'_>,
+        claim: KeyRef<'_>,
+    ) -> Result<(), Refusal> {
+        let conflict = |held| Err(Refusal::new(ErrorCode::Conflict, is_claimed(held)));
+        if let Some(held) = self.held_by_another(session, key) {
+            return conflict(held);
+        }
+        let subtree = Pattern::new(claim.as_str())?.with_descendants();
+        let mut below = self.keyspace.walk(&subtree, None);
+        let held = below.find_map(|(_, entry)| entry.filter(|held| !self.holds(session, held)));
+        held.map_or(Ok(()), conflict)
+    }
+
+    /// Refuses what would change a key that another connection has claimed.
+    pub(super) fn check_claims(&self, session: usize, key: KeyRef<'_>) -> Result<(), Refusal> {
+        match self.held_by_another(session, key) {
+            Some(held) => Err(Refusal::new(ErrorCode::Denied, is_claimed(held))),
+            None => Ok(()),
+        }
+    }
+
+    /// What is claimed, as far as a session may know it, by the connection that has claimed it.
+    pub(super) fn claims_seen_by(&self, session: usize) -> HashMap<Owner, Vec<String>> {
+        let mut claims: HashMap<Owner, Vec<String>> = HashMap::new();
+        if self.keyspace.reserved_keys() == 0 {
+            return claims;
+        }
+        let all = Pattern::new("$claims.*").expect("this is a pattern");
+        for (key, entry) in self.keyspace.walk(&all, None) {
+            let Some(owner) = entry.and_then(|entry| entry.owner) else {
+                continue;
+            };
+            let claimed = &key.as_str()[PREFIX.len()..];
+            let is_seen =
+                KeyRef::new(claimed).is_ok_and(|claimed| self.may(session, Action::Read, claimed));
+            if is_seen {
+                claims.entry(owner).or_default().push(claimed.to_owned());
+            }
+        }
+        claims
+    }
+
+    /// The claim that keeps a session from writing a key.
+    fn held_by_another(&self, session: usize, key: KeyRef<'_>) -> Option<Entry<'_>> {
+        if self.keyspace.reserved_keys() == 0 {
+            return None;
+        }
+        let claim = claim_of(key);
+        let ends = memchr::memchr_iter(b'.', claim.as_bytes()).skip(1);
+        let claims = ends.chain([claim.len()]).map(|end| &claim[..end]);
+        claims
+            .filter_map(|claim| self.keyspace.entry(KeyRef::new(claim).ok()?))
+            .find(|entry| !self.holds(session, entry))
+    }
+
+    /// Whether a claim is a session's, or was before the daemon was started again.
+    fn holds(&self, session: usize, claim: &Entry<'_>) -> bool {
+        let state = &self.sessions[session];
+        match claim.owner {
+            Some(owner) => owner == state.owner,
+            None => claim.is(&Payload::Json(holder(state).into())),
+        }
+    }
+}
+
+fn claim_of(key: KeyRef<'_>) -> String {
+    format!("{PREFIX}{key}")
+}
+
+/// Who a session is, as the value of a claim.
+fn holder(session: &Session) -> String {
+    match &session.peer {
+        Peer::Unix { pid, uid, .. } => format!(r#"{{"uid":{uid},"pid":{pid}}}"#),
+        Peer::Tcp(address) => format!(r#"{{"address":"{}"}}"#, address.ip()),
+    }
+}
+
+fn is_claimed(claim: Entry<'_>) -> String {
+    let key = &claim.key.as_str()[PREFIX.len()..];
+    let holder = match claim.payload() {
+        Payload::Json(holder) => holder,
+        Payload::Bytes(_) => "somebody".into(),
+    };
+    match claim.owner {
+        Some(_) => format!("{key} is claimed by {holder}"),
+        None => format!("{key} was claimed by {holder}, who may still come back for it"),
+    }
+}
