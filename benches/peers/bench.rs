@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::machine::{self, Cores, Elapsed};
-use crate::peer::{Keeping, Peer};
+use crate::peer::{self, Keeping, Peer};
 use crate::report;
 use crate::results::{Case, Figure, Results, Unit};
 use crate::server::Server;
@@ -119,7 +119,8 @@ impl Bench {
     /// All servers that can do this. They sleep.
     pub(crate) fn fleet(&self, keeping: Keeping) -> io::Result<Vec<Server>> {
         let mut fleet = Vec::new();
-        for peer in &self.options.peers {
+        let peers = self.options.peers.iter();
+        for peer in peers.filter(|peer| !peer::is_variant(**peer)) {
             if let Some(server) = self.start(*peer, keeping)? {
                 server.pause()?;
                 fleet.push(server);

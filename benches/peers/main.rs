@@ -123,8 +123,9 @@ impl Arguments {
                     let names = value()?;
                     let all = options.peers.iter().map(|peer| peer.name());
                     let names = known(&names, &all.collect::<Vec<_>>())?;
-                    let is_wanted = |name| name == "nkv" || names.contains(&name);
-                    options.peers.retain(|peer| is_wanted(peer.name()));
+                    options
+                        .peers
+                        .retain(|peer| peer.is_nkv() || names.contains(&peer.name()));
                 }
                 "--cores" => match value()?.as_str() {
                     "one" => options.apart = false,

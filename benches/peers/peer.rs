@@ -15,13 +15,19 @@ use std::process::Command;
 use crate::connection::{Address, Counter, Request};
 
 /// All that there are, nkv first.
-pub(crate) const ALL: [&dyn Peer; 5] = [
-    &nkv::Nkv,
+pub(crate) const ALL: [&dyn Peer; 6] = [
+    &nkv::Nkv::Built,
+    &nkv::Nkv::Static,
     &redis::Redis,
     &nats::Nats,
     &mosquitto::Mosquitto,
     &etcd::Etcd,
 ];
+
+/// Whether a system is of interest only for its size, its memory and its start.
+pub(crate) fn is_variant(peer: &dyn Peer) -> bool {
+    peer.is_nkv() && peer.name() != ALL[0].name()
+}
 
 /// What a server is started for.
 #[derive(Clone, Copy, PartialEq)]
@@ -56,6 +62,11 @@ pub(crate) struct Place<'a> {
 /// A system. Keys have the form `topic.rest`; values are letters and digits.
 pub(crate) trait Peer: Sync {
     fn name(&self) -> &'static str;
+
+    /// Whether it is no peer of nkv's, but nkv.
+    fn is_nkv(&self) -> bool {
+        false
+    }
 
     /// What prints its version.
     fn version_argument(&self) -> &'static str {

@@ -43,8 +43,9 @@ const fn row(
 const TWO: &str = "two cores";
 const ONE: &str = "one core";
 const RATE: &str = "requests a second";
+const TIME: &str = "server time a request";
 
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 24] = [
     row(
         "gets a second, one at a time",
         "gets, 1 × 1 in flight",
@@ -92,6 +93,18 @@ const ROWS: [Row; 22] = [
         "puts, 50 × 16 in flight",
         TWO,
         RATE,
+    ),
+    row(
+        "server time a get, 50 × 16",
+        "gets, 50 × 16 in flight",
+        TWO,
+        TIME,
+    ),
+    row(
+        "server time a put, 50 × 16",
+        "puts, 50 × 16 in flight",
+        TWO,
+        TIME,
     ),
     row(
         "put to event, p50, one core",
@@ -342,7 +355,8 @@ fn legend(svg: &mut String, results: &Results) {
     let mut x = MARGIN + 8.0;
     for peer in crate::peer::ALL {
         let name = peer.name();
-        if results.series.iter().any(|series| series.peer == name) {
+        if !crate::peer::is_variant(peer) && results.series.iter().any(|series| series.peer == name)
+        {
             mark(svg, name, (x, 52.0));
             text(svg, (x + 12.0, 56.0), "", "start", name);
             x += 90.0;
@@ -395,7 +409,7 @@ fn ratio_row(svg: &mut String, results: &Results, row: &Row, ours: &Series, y: f
     line(svg, "grid", (LABELS_WIDTH, y), (WIDTH - MARGIN, y));
     for peer in crate::peer::ALL {
         let name = peer.name();
-        let series = results.find(ours, name).filter(|_| name != "nkv");
+        let series = results.find(ours, name).filter(|_| !peer.is_nkv());
         let Some(ratio) = series.and_then(|series| results.ratio(series)) else {
             continue;
         };

@@ -19,7 +19,7 @@ pub(crate) fn print_programs(peers: &[&'static dyn Peer]) {
     for peer in peers {
         match peer.program() {
             Some(path) => println!("{:<10} {}, {}", peer.name(), version(*peer), path.display()),
-            None => println!("{:<10} is not installed: left out", peer.name()),
+            None => println!("{:<10} is not there: left out", peer.name()),
         }
     }
 }
@@ -134,7 +134,7 @@ fn line(results: &Results, series: &Series) -> String {
         series.peer,
         show(spread.median)
     );
-    if series.peer != "nkv"
+    if !series.is_reference()
         && let Some(ratio) = results.ratio(series)
     {
         let verdict = if is_better(series.unit, ratio) {

@@ -100,9 +100,9 @@ impl Series {
         self.spread().map_or(f64::NAN, |spread| spread.median)
     }
 
-    /// Whether it is no system that one could pick, but what the machine does.
+    /// Whether it is no system that one could pick in place of nkv.
     pub(crate) fn is_reference(&self) -> bool {
-        self.peer == "the disk"
+        self.peer == "the disk" || self.peer.starts_with("nkv")
     }
 }
 
@@ -181,7 +181,6 @@ impl Results {
         let peers = self.series.iter().filter(|series| {
             series.case == ours.case
                 && (series.cores, series.what) == (ours.cores, ours.what)
-                && series.peer != ours.peer
                 && !series.is_reference()
         });
         peers.min_by(|a, b| {

@@ -18,7 +18,7 @@ use crate::bench::Bench;
 use crate::connection::{Buffer, Connection, Request};
 use crate::machine::{self, Memory};
 use crate::measure::{fresh_topic, value_of};
-use crate::peer::Keeping;
+use crate::peer::{self, Keeping};
 use crate::report;
 use crate::results::{Case, Figure, Unit};
 use crate::server::Server;
@@ -44,8 +44,10 @@ pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
         let core = bench.bind_load(placement)?;
         for _ in 0..bench.few_rounds() {
             for peer in bench.options.peers.clone() {
-                let server = bench.start(peer, Keeping::Memory)?;
-                let Some(server) = server.filter(|server| !server.peer.is_slow()) else {
+                if peer.is_slow() || peer::is_variant(peer) {
+                    continue;
+                }
+                let Some(server) = bench.start(peer, Keeping::Memory)? else {
                     continue;
                 };
                 bench.bind_load(placement)?;

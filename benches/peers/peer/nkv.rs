@@ -1,4 +1,5 @@
-//! nkv-server of this build, or the one that `NKV_SERVER` names.
+//! nkv-server of this build, or the one that `NKV_SERVER` names; and the static one, if
+//! packaging/static has built it.
 //!
 //! A put is `put`, a get is `get` of the key, an event is what a subscription to `topic.*` is told.
 //! `--in-memory`, or `--sync always`.
@@ -9,17 +10,37 @@ use std::process::Command;
 use super::{Keeping, Peer, Place, Role};
 use crate::connection::{Address, Counter, Request};
 
-pub(crate) struct Nkv;
+pub(crate) enum Nkv {
+    Built,
+    Static,
+}
 
 impl Peer for Nkv {
     fn name(&self) -> &'static str {
-        "nkv"
+        match self {
+            Nkv::Built => "nkv",
+            Nkv::Static => "nkv-static",
+        }
+    }
+
+    fn is_nkv(&self) -> bool {
+        true
     }
 
     fn program(&self) -> Option<PathBuf> {
-        let built = env!("CARGO_BIN_EXE_nkv-server");
-        let program = std::env::var_os("NKV_SERVER").unwrap_or_else(|| built.into());
-        Some(PathBuf::from(program))
+        match self {
+            Nkv::Built => {
+                let built = env!("CARGO_BIN_EXE_nkv-server");
+                let program = std::env::var_os("NKV_SERVER").unwrap_or_else(|| built.into());
+                Some(PathBuf::from(program))
+            }
+            Nkv::Static => {
+                let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent()?;
+                let directory = target.join("static").join(std::env::consts::ARCH);
+                let program = directory.join("nkv-server");
+                program.is_file().then_some(program)
+            }
+        }
     }
 
     fn start(&self, program: &Path, place: &Place<'_>) -> Option<(Command, Address)> {
