@@ -50,6 +50,9 @@ pub enum Peer {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Steps(u32);
 
+/// Looking at a key takes a step, and another one for so many of its bytes.
+const KEY_BYTES_PER_STEP: usize = 32;
+
 /// What the daemon has counted since its start. The names are those of `stats`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
@@ -151,6 +154,12 @@ impl Steps {
 
     pub(crate) fn take(&mut self, steps: u32) {
         self.0 = self.0.saturating_sub(steps);
+    }
+
+    /// Takes what a look at a key takes: long ones are longer to be compared with patterns.
+    pub(crate) fn take_key(&mut self, key: &Key) {
+        let pieces = key.as_str().len() / KEY_BYTES_PER_STEP;
+        self.take(1 + u32::try_from(pieces).unwrap_or(u32::MAX));
     }
 
     pub(crate) fn are_left(self) -> bool {

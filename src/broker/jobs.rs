@@ -15,6 +15,8 @@ use super::{Broker, Refusal};
 
 /// How many keys a deletion finds before it deletes them: the walk borrows the keyspace.
 const DELETED_AT_ONCE: usize = 256;
+/// What a deletion takes besides the look at the key.
+const STEPS_PER_DELETION: u32 = 8;
 
 impl Broker {
     /// Does a turn's worth of a job, and answers it when it is done.
@@ -70,7 +72,7 @@ impl Broker {
                 }
                 listing.left -= 1;
             }
-            steps.take(1);
+            steps.take_key(key);
             if !steps.are_left() {
                 *after = Some(key.clone());
                 return false;
@@ -94,12 +96,13 @@ impl Broker {
             let mut is_over = Ok(true);
             let from = after.take();
             for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
-                steps.take(1);
+                steps.take_key(key);
                 if let Some(entry) = entry.filter(|_| self.may_sweep(session, key.borrowed())) {
                     if let Err(refusal) = self.check_writable(Class::of(entry.lifetime)) {
                         is_over = Err(refusal);
                         break;
                     }
+                    steps.take(STEPS_PER_DELETION);
                     found.push(key.clone());
                 }
                 if found.len() == DELETED_AT_ONCE || !steps.are_left() {

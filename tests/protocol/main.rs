@@ -35,6 +35,7 @@ mod support;
 
 mod access;
 mod allocation;
+mod attacks;
 mod constructed;
 mod hostile;
 mod quotas;
