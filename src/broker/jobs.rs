@@ -34,7 +34,9 @@ impl Broker {
             ..
         } = &mut *job;
         let is_done = match task {
-            Task::List(listing) => Ok(self.list_on(session, pattern, after, listing, steps, now)),
+            Task::List(listing) => self
+                .check_listing(session, listing)
+                .map(|()| self.list_on(session, pattern, after, listing, steps, now)),
             Task::Delete(deletion) => self.delete_on(session, pattern, after, deletion, steps),
         };
         match is_done {
@@ -43,6 +45,16 @@ impl Broker {
             Err(refusal) => self.refuse(session, job.id.as_ref(), &refusal),
         }
         self.set_due(session);
+    }
+
+    /// Refuses to go on with a list of a user who holds too much meanwhile: many that are begun at the
+    /// same time hold nothing at first.
+    fn check_listing(&self, session: usize, listing: &Listing) -> Result<(), Refusal> {
+        if listing.entries.is_empty() {
+            Ok(())
+        } else {
+            self.check_buffered(session)
+        }
     }
 
     /// Gathers entries while there are steps; true when the page is full or the walk is over.
