@@ -86,7 +86,10 @@ pub struct Token(Box<[u8]>);
 #[derive(Debug)]
 pub struct Broker {
     limits: Limits,
+    /// The history of the keyspace, and with the rules what clients know it as.
+    history: String,
     epoch: String,
+    rules_changed: u64,
     token: Option<Token>,
     rules: Option<Arc<Rules>>,
     owner: Option<u32>,
@@ -132,7 +135,9 @@ impl Broker {
             committed: keyspace.rev(),
             keyspace,
             limits: options.limits,
-            epoch: options.epoch,
+            epoch: epoch_under(&options.epoch, options.rules.as_deref(), 0),
+            history: options.epoch,
+            rules_changed: 0,
             token: options.token,
             rules: options.rules,
             owner: options.owner,
@@ -654,6 +659,16 @@ impl Broker {
                 due.push(watcher.session);
             }
         });
+    }
+}
+
+/// What a client holds is what the rules let it see, so under other rules nobody can resume: that is
+/// another epoch. A number tells apart rules that come back while the daemon runs.
+fn epoch_under(history: &str, rules: Option<&Rules>, changed: u64) -> String {
+    let mark = rules.and_then(Rules::mark);
+    match (mark, changed) {
+        (None, 0) => history.to_owned(),
+        (mark, changed) => format!("{history}-{:08x}.{changed}", mark.unwrap_or(0)),
     }
 }
 

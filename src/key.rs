@@ -15,7 +15,8 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
-use std::sync::Arc;
+
+use arcstr::ArcStr;
 
 /// The longest key or pattern, in bytes of UTF-8.
 pub const KEY_BYTES_MAX: usize = 512;
@@ -24,7 +25,7 @@ pub const KEY_BYTES_MAX: usize = 512;
 ///
 /// Keys order by their bytes, as the protocol's lists do.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<str>);
+pub struct Key(ArcStr);
 
 /// A valid key that borrows its text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,7 +144,7 @@ impl<'a> KeyRef<'a> {
     /// Copies it into a key of its own.
     #[must_use]
     pub fn to_key(self) -> Key {
-        Key(Arc::from(self.0))
+        Key(ArcStr::from(self.0))
     }
 
     /// Whether the key belongs to the daemon: its first segment begins with `$`.

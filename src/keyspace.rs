@@ -69,8 +69,8 @@ pub struct Terms {
 #[derive(Debug)]
 pub struct Keyspace {
     slots: Slab<Slot>,
-    by_key: BTreeMap<Key, usize>,
-    index: Vec<(u64, usize)>,
+    by_key: BTreeMap<Key, Place>,
+    index: Vec<Pair>,
     leases: Leases,
     /// The last revision that was given.
     rev: u64,
@@ -103,6 +103,18 @@ pub enum Class {
     Durable,
     /// In memory that goes with the machine: entries with the lifetimes `boot` and `session`.
     Boot,
+}
+
+/// A slot's number, in half the memory: there is one for every key, twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u32);
+
+/// One pair of the change index, in 12 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pair {
+    /// The revision's high and low half.
+    rev: [u32; 2],
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -227,14 +239,13 @@ impl Keyspace {
     /// The entry of a key.
     #[must_use]
     pub fn entry(&self, key: KeyRef<'_>) -> Option<Entry<'_>> {
-        let slot = *self.by_key.get(key.as_str())?;
-        self.entry_at(slot)
+        self.entry_at(self.slot_of(key.as_str())?)
     }
 
     /// Where a key is kept, or was when it was deleted; nothing where it is not known.
     #[must_use]
     pub fn class(&self, key: KeyRef<'_>) -> Option<Class> {
-        let slot = *self.by_key.get(key.as_str())?;
+        let slot = self.slot_of(key.as_str())?;
         Some(Class::of(self.slots[slot].lifetime))
     }
 
@@ -242,8 +253,8 @@ impl Keyspace {
     pub fn put(&mut self, key: KeyRef<'_>, payload: &Payload<'_>, terms: Terms) -> u64 {
         let (bytes, form) = parts(payload);
         self.rev += 1;
-        let slot = match self.by_key.get(key.as_str()) {
-            Some(&slot) => {
+        let slot = match self.slot_of(key.as_str()) {
+            Some(slot) => {
                 let lease = self.leases.end(slot);
                 self.totals.leave(&self.slots[slot]);
                 self.charges.leave(&self.slots[slot]);
@@ -278,7 +289,7 @@ impl Keyspace {
     /// stays, and so does a deadline where none is given; an orphan has an owner again. Does nothing
     /// where there is no such entry.
     pub fn renew(&mut self, key: KeyRef<'_>, owner: Option<Owner>, deadline: Option<Time>) {
-        if let Some(&slot) = self.by_key.get(key.as_str()) {
+        if let Some(slot) = self.slot_of(key.as_str()) {
             if self.slots[slot].value.is_none() {
                 return;
             }
@@ -296,7 +307,7 @@ impl Keyspace {
 
     /// Deletes a key and returns the revision of the change; nothing where there is no such entry.
     pub fn delete(&mut self, key: KeyRef<'_>) -> Option<u64> {
-        let slot = *self.by_key.get(key.as_str())?;
+        let slot = self.slot_of(key.as_str())?;
         self.slots[slot].value.as_ref()?;
         self.rev += 1;
         let lease = self.leases.end(slot);
@@ -361,7 +372,8 @@ impl Keyspace {
         let range = range.into_iter().flatten();
         node.into_iter()
             .chain(range.take_while(move |(key, _)| key.as_str().starts_with(&below)))
-            .map(move |(key, &slot)| {
+            .map(move |(key, place)| {
+                let slot = place.slot();
                 let entry = pattern.matches(key.borrowed()).then(|| self.entry_at(slot));
                 (key, entry.flatten())
             })
@@ -372,8 +384,9 @@ impl Keyspace {
     /// Every step is given with its revision, so that the caller can count them: a stale pair comes
     /// without its change.
     pub fn changes_after(&self, rev: u64) -> impl Iterator<Item = (u64, Option<Change<'_>>)> {
-        let start = self.index.partition_point(|&(pair, _)| pair <= rev);
-        self.index[start..].iter().map(|&(rev, slot)| {
+        let start = self.index.partition_point(|pair| pair.rev() <= rev);
+        self.index[start..].iter().map(|pair| {
+            let (rev, slot) = (pair.rev(), pair.slot());
             let live = self.slots.get(slot).filter(|entry| entry.rev == rev);
             (
                 rev,
@@ -394,11 +407,12 @@ impl Keyspace {
         }
         let mut position = self
             .index
-            .partition_point(|&(rev, _)| rev <= self.tombstones_after);
+            .partition_point(|pair| pair.rev() <= self.tombstones_after);
         while self.totals.tombstones > self.tombstones_max {
-            let Some(&(rev, slot)) = self.index.get(position) else {
+            let Some(pair) = self.index.get(position) else {
                 break;
             };
+            let (rev, slot) = (pair.rev(), pair.slot());
             position += 1;
             self.tombstones_after = rev;
             let is_tombstone = self
@@ -420,11 +434,14 @@ impl Keyspace {
     pub fn assert_invariants(&self) {
         assert_eq!(self.by_key.len(), self.slots.len());
         let mut totals = Totals::default();
-        for (key, &slot) in &self.by_key {
+        for (key, place) in &self.by_key {
+            let slot = place.slot();
             let entry = &self.slots[slot];
             assert_eq!(&entry.key, key);
             assert!(
-                self.index.binary_search(&(entry.rev, slot)).is_ok(),
+                self.index
+                    .binary_search_by_key(&entry.rev, Pair::rev)
+                    .is_ok_and(|found| self.index[found].slot() == slot),
                 "{key} is indexed"
             );
             totals.join(entry);
@@ -437,10 +454,14 @@ impl Keyspace {
         let slots = self.slots.iter().map(|(_, slot)| slot);
         let charges = Charges::of_all(slots);
         assert!(self.charges.iter().eq(charges.iter()));
-        assert!(self.index.is_sorted());
+        assert!(self.index.is_sorted_by_key(Pair::rev));
         assert!(self.index.len() <= 2 * self.slots.len() + INDEX_SLACK);
         assert!(self.floor <= self.rev);
         self.leases.assert_invariants();
+    }
+
+    fn slot_of(&self, key: &str) -> Option<usize> {
+        self.by_key.get(key).map(|place| place.slot())
     }
 
     fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
@@ -471,12 +492,12 @@ impl Keyspace {
             lifetime: Lifetime::default(),
             account: Account::default(),
         });
-        self.by_key.insert(key, slot);
+        self.by_key.insert(key, Place::new(slot));
         slot
     }
 
     fn append(&mut self, slot: usize) {
-        self.index.push((self.rev, slot));
+        self.index.push(Pair::new(self.rev, slot));
         self.sweep();
     }
 
@@ -486,9 +507,40 @@ impl Keyspace {
             return;
         }
         let slots = &self.slots;
-        self.index
-            .retain(|&(rev, slot)| slots.get(slot).is_some_and(|entry| entry.rev == rev));
+        self.index.retain(|pair| {
+            slots
+                .get(pair.slot())
+                .is_some_and(|entry| entry.rev == pair.rev())
+        });
         self.index.shrink_to(2 * self.slots.len() + INDEX_SLACK);
+    }
+}
+
+impl Place {
+    fn new(slot: usize) -> Place {
+        Place(u32::try_from(slot).expect("memory ends before slots have such numbers"))
+    }
+
+    fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Pair {
+    #[expect(clippy::cast_possible_truncation, reason = "the halves make the whole")]
+    fn new(rev: u64, slot: usize) -> Pair {
+        Pair {
+            rev: [(rev >> 32) as u32, rev as u32],
+            place: Place::new(slot),
+        }
+    }
+
+    fn rev(&self) -> u64 {
+        u64::from(self.rev[0]) << 32 | u64::from(self.rev[1])
+    }
+
+    fn slot(&self) -> usize {
+        self.place.slot()
     }
 }
 

@@ -512,12 +512,8 @@ impl Server {
         {
             debug!("connection {number}: the send buffer stays as it is: {error}");
         }
-        let both = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self
-            .poll
-            .registry()
-            .register(&mut stream, Token(number), both)
-        {
+        let registry = self.poll.registry();
+        if let Err(error) = registry.register(&mut stream, Token(number), Interest::READABLE) {
             warn!("can't wait for a connection: {error}");
             self.broker.disconnect(number);
             return;

@@ -12,12 +12,18 @@ use crate::key::{KeyRef, Pattern};
 use crate::wire::{Delete, ErrorCode, Lifetime, Put};
 
 use super::quotas::subject;
-use super::{Broker, Peer, Refusal};
+use super::{Broker, Peer, Refusal, epoch_under};
 
 impl Broker {
     /// Replaces the rules. Subscriptions of sessions of which the new rules say something else start
-    /// over, with a `reset`. To be called between two turns.
+    /// over, with a `reset`, and where anything else is said of anybody the epoch changes, so that nobody
+    /// resumes with what was to be seen before. To be called between two turns.
     pub fn set_rules(&mut self, rules: Option<Arc<Rules>>) {
+        let mark = |rules: &Option<Arc<Rules>>| rules.as_ref().and_then(|rules| rules.mark());
+        if mark(&rules) != mark(&self.rules) {
+            self.rules_changed += 1;
+            self.epoch = epoch_under(&self.history, rules.as_deref(), self.rules_changed);
+        }
         self.rules = rules;
         let numbers: Vec<usize> = self.sessions.iter().map(|(number, _)| number).collect();
         for number in numbers {

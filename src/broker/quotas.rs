@@ -171,7 +171,7 @@ impl Broker {
     /// What the rules that are in force now say of a peer.
     fn quotas_of(&self, peer: &Peer) -> (Account, Quotas) {
         let account = account(peer);
-        let is_free = account == Account::ROOT || Some(account) == self.owner.map(Account::User);
+        let is_free = account == Account::ROOT || Some(account) == self.owner.map(Account::user);
         let subject = subject(peer);
         let by_default = Quotas::by_default(&self.limits, is_free);
         let amount = |resource: Resource| {
@@ -357,11 +357,8 @@ impl Broker {
         let users = users.into_iter().take(USERS_TOLD);
         users
             .map(|(account, (now, stored))| UserUse {
-                uid: match account {
-                    Account::User(uid) => Some(uid),
-                    Account::Tcp => None,
-                },
-                tcp: account == Account::Tcp,
+                uid: account.uid(),
+                tcp: account == Account::TCP,
                 connections: now.connections,
                 subscriptions: now.subscriptions,
                 keys: stored.keys,
@@ -423,8 +420,8 @@ impl Quotas {
 /// Whom a peer is charged to.
 fn account(peer: &Peer) -> Account {
     match peer {
-        Peer::Unix { uid, .. } => Account::User(*uid),
-        Peer::Tcp(_) => Account::Tcp,
+        Peer::Unix { uid, .. } => Account::user(*uid),
+        Peer::Tcp(_) => Account::TCP,
     }
 }
 

@@ -195,8 +195,8 @@ impl Record<'_> {
                     deadline: self.deadline.map(Time),
                     account: match self.by {
                         None => Account::ROOT,
-                        Some(By::User(uid)) => Account::User(uid),
-                        Some(By::Other(Other::Tcp)) => Account::Tcp,
+                        Some(By::User(uid)) => Account::user(uid),
+                        Some(By::Other(Other::Tcp)) => Account::TCP,
                     },
                 }
             }
@@ -257,10 +257,10 @@ impl Draft {
         if let Some(deadline) = entry.deadline {
             self.number("deadline", deadline.0);
         }
-        match entry.account {
-            Account::ROOT => {}
-            Account::User(uid) => self.number("by", u64::from(uid)),
-            Account::Tcp => self.line.extend_from_slice(b",\"by\":\"tcp\""),
+        match entry.account.uid() {
+            Some(0) => {}
+            Some(uid) => self.number("by", u64::from(uid)),
+            None => self.line.extend_from_slice(b",\"by\":\"tcp\""),
         }
         self.line.push(b'}');
     }
@@ -393,7 +393,7 @@ mod tests {
                 owner: None,
                 deadline,
                 account: if deadline.is_some() {
-                    Account::User(7)
+                    Account::user(7)
                 } else {
                     Account::ROOT
                 },

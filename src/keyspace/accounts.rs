@@ -6,13 +6,10 @@ use std::fmt;
 use super::Slot;
 
 /// Whom something is charged to: a user of this machine, or all who come over TCP together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Account {
-    /// A user, by number.
-    User(u32),
-    /// Everybody who comes over TCP.
-    Tcp,
-}
+///
+/// Four bytes, for every entry has one: the number that is no user's, (uid_t) -1, stands for TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Account(u32);
 
 /// How much of the keyspace is charged to an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,21 +28,29 @@ pub(super) struct Charges(BTreeMap<Account, Held>);
 const EMPTY_KEPT: usize = 64;
 
 impl Account {
-    /// The user whom entries belong to that nobody is known to have put.
-    pub const ROOT: Account = Account::User(0);
-}
+    /// The user whom entries belong to that nobody is known to have put. The default.
+    pub const ROOT: Account = Account(0);
+    /// Everybody who comes over TCP.
+    pub const TCP: Account = Account(u32::MAX);
 
-impl Default for Account {
-    fn default() -> Account {
-        Account::ROOT
+    /// A user's account, by the user's number.
+    #[must_use]
+    pub fn user(uid: u32) -> Account {
+        Account(uid)
+    }
+
+    /// The user's number; none for TCP.
+    #[must_use]
+    pub fn uid(self) -> Option<u32> {
+        (self != Account::TCP).then_some(self.0)
     }
 }
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Account::User(uid) => write!(f, "user {uid}"),
-            Account::Tcp => f.write_str("TCP"),
+        match self.uid() {
+            Some(uid) => write!(f, "user {uid}"),
+            None => f.write_str("TCP"),
         }
     }
 }

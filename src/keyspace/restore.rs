@@ -33,7 +33,7 @@ pub enum Restored<'a> {
 impl Keyspace {
     /// Takes in one record of a key at a revision. [`Keyspace::restored`] comes last.
     pub fn restore(&mut self, key: KeyRef<'_>, rev: u64, record: &Restored<'_>) {
-        let known = self.by_key.get(key.as_str()).copied();
+        let known = self.slot_of(key.as_str());
         let known_rev = known.map_or(0, |slot| self.slots[slot].rev);
         match record {
             Restored::Put {

@@ -14,7 +14,7 @@ use crate::wire::Lifetime;
 
 use super::accounts::Charges;
 use super::leases::Lease;
-use super::{Account, Class, Form, Keyspace, Slot, Time, Totals};
+use super::{Account, Class, Form, Keyspace, Pair, Slot, Time, Totals};
 
 /// What a turn has changed so far. Does nothing, and costs nothing, while it is off.
 #[derive(Debug, Default)]
@@ -144,8 +144,8 @@ impl Keyspace {
         let slots = self.slots.iter();
         self.index.clear();
         self.index
-            .extend(slots.map(|(slot, entry)| (entry.rev, slot)));
-        self.index.sort_unstable();
+            .extend(slots.map(|(slot, entry)| Pair::new(entry.rev, slot)));
+        self.index.sort_unstable_by_key(Pair::rev);
     }
 }
 
@@ -230,7 +230,7 @@ mod tests {
             lifetime,
             owner: (lifetime == Lifetime::Session).then_some(Owner(1)),
             deadline: (lifetime == Lifetime::Boot).then_some(Time(70)),
-            account: Account::User(u32::try_from(value.len()).unwrap()),
+            account: Account::user(u32::try_from(value.len()).unwrap()),
         };
         keyspace.put(
             KeyRef::new(key).unwrap(),

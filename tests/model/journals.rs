@@ -290,8 +290,8 @@ fn load(place: &TempDir, policy: Policy, now: Time) -> (Journals, Keyspace, Stri
 fn account(value: &Value) -> Account {
     match value.payload().len() % 3 {
         0 => Account::ROOT,
-        1 => Account::User(1000),
-        _ => Account::Tcp,
+        1 => Account::user(1000),
+        _ => Account::TCP,
     }
 }
 
