@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::attacks::{Attack, P99_MAX, VISIT_MAX};
+use crate::attacks::{Attack, VISIT_MAX};
 use crate::daemon::Usage;
 
 /// What came of one attack.
@@ -48,7 +48,7 @@ impl Outcome {
     /// The bounds that did not hold, in words.
     pub(crate) fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
-        let most = u64::try_from(P99_MAX.as_micros()).unwrap();
+        let most = u64::try_from(self.attack.p99.as_micros()).unwrap();
         for what in ["answers", "events"] {
             let p99 = number(&self.attacked[what]["p99"]);
             if p99 > most {
@@ -103,7 +103,8 @@ impl Outcome {
             self.processor(),
             self.disturbed(),
         );
-        println!("    {}", self.attack.what);
+        let p99 = self.attack.p99.as_millis();
+        println!("    {}; p99 within {p99} ms", self.attack.what);
         println!("    got: {}", self.spoils());
         println!(
             "    private dirty {} MiB at most; resident {} MiB before, {} after; given back in {}",
@@ -144,25 +145,28 @@ impl Outcome {
 
 pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
     let mut table = String::from(
-        "| attack | client before: p50, p99 | during: p50, p99, max | event p99 | operator at most | \
-         memory, of MiB | CPU | what it got | holds |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| attack | client before: p50, p99 | during: p50, p99 (of), max | event p99 | operator at most | \
+         memory, of MiB | CPU | disturbed | what it got | holds |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for outcome in outcomes {
         let of = |value: &Value, name: &str| time(number(&value["answers"][name]));
         let broken = outcome.broken();
         table.push_str(&format!(
-            "| `{}` | {}, {} | {}, {}, {} | {} | {} | {} of {} | {:.0} % | {} | {} |\n",
+            "| `{}` | {}, {} | {}, {} ({}), {} | {} | {} | {} of {} | {:.0} % | {:.0} % | {} | {} |\n",
             outcome.attack.name,
             of(&outcome.quiet, "p50"),
             of(&outcome.quiet, "p99"),
             of(&outcome.attacked, "p50"),
             of(&outcome.attacked, "p99"),
+            outcome.attack.p99.as_millis(),
             of(&outcome.attacked, "max"),
             time(number(&outcome.attacked["events"]["p99"])),
             time(number(&outcome.operated["times"]["max"])),
             mebibytes(outcome.growth()),
             mebibytes(outcome.attack.memory),
             outcome.processor(),
+            outcome.disturbed(),
             outcome.spoils(),
             if broken.is_empty() {
                 "yes".into()
@@ -183,6 +187,7 @@ pub(crate) fn json(outcomes: &[Outcome]) -> String {
                 "what": outcome.attack.what,
                 "quiet": outcome.quiet,
                 "attacked": outcome.attacked,
+                "p99_max_us": u64::try_from(outcome.attack.p99.as_micros()).unwrap(),
                 "operator": outcome.operated,
                 "got": outcome.got,
                 "memory_before": outcome.before.resident,
@@ -220,7 +225,7 @@ fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

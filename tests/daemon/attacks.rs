@@ -146,11 +146,8 @@ impl Others {
 /// What `stats` says of the attackers, to an operator who has just come.
 fn attackers(daemon: &Daemon) -> Option<Value> {
     let stats = daemon.connect().do_it(r#"{"op":"stats"}"#);
-    let users = stats["users"].as_array().unwrap().iter();
-    users
-        .filter(|user| user["tcp"] == true)
-        .next_back()
-        .cloned()
+    let mut users = stats["users"].as_array().unwrap().iter();
+    users.find(|user| user["tcp"] == true).cloned()
 }
 
 /// An attack from beginning to end; gives how often it was refused for its quotas.
