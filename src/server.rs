@@ -145,7 +145,7 @@ pub struct Server {
     active: Vec<usize>,
     /// The number of this turn.
     turn: u64,
-    /// Since when this phase of the turn has given its time to more than one connection of a user.
+    /// When this phase of the turn has begun, where more than one connection wants something of it.
     crowded_since: Option<Instant>,
     /// How long the last commit took.
     commit_time: Duration,
@@ -316,7 +316,7 @@ impl Server {
             self.obey();
             self.accept();
             self.broker.expire(self.now);
-            self.crowded_since = None;
+            self.crowded_since = (self.active.len() > 1).then(Instant::now);
             self.read();
             self.gather(&mut events)?;
             self.commit();
@@ -666,7 +666,7 @@ impl Server {
     fn deliver(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
-        self.crowded_since = None;
+        self.crowded_since = (due.len() > 1).then(Instant::now);
         for number in due.drain(..) {
             let is_late =
                 self.broker.has_been_told(number) && is_over(&mut self.crowded_since, TURN_TIME);
@@ -912,7 +912,7 @@ fn group_id(name: &str) -> Result<u32, BindError> {
     }
 }
 
-/// Whether so much time has gone by since this was first asked, in a phase of a turn.
+/// Whether so much time of a phase of a turn has gone by; it begins now where it has not begun yet.
 fn is_over(since: &mut Option<Instant>, patience: Duration) -> bool {
     let now = Instant::now();
     now - *since.get_or_insert(now) > patience
