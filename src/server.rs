@@ -63,6 +63,12 @@ const READ_BYTES: usize = 32 << 10;
 /// A turn takes no more requests when they have changed so much: a commit is one write, and what may
 /// have to be undone is kept until then.
 const TURN_BYTES_MAX: u64 = 4 << 20;
+/// When so much of a turn is over, reading or writing, no user is given anything for another connection
+/// of its own: those wait for the next turn. What others ask for meanwhile has to wait for about twice as
+/// much. A turn may also read for as long as its predecessor took to commit, so that a slow disk is used
+/// by as many as can be, up to a bound.
+const TURN_TIME: Duration = Duration::from_micros(500);
+const TURN_TIME_MAX: Duration = Duration::from_millis(10);
 /// How many connections are accepted from one listening socket a turn.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting pauses when descriptors or memory have run out, unless a connection ends.
@@ -139,6 +145,10 @@ pub struct Server {
     active: Vec<usize>,
     /// The number of this turn.
     turn: u64,
+    /// When this phase of the turn has begun, where more than one connection wants something of it.
+    crowded_since: Option<Instant>,
+    /// How long the last commit took.
+    commit_time: Duration,
     /// Connections that are being delivered to; empty between turns.
     due: Vec<usize>,
     /// Those whose users have had their share of the turn; empty between turns.
@@ -239,6 +249,8 @@ impl Server {
             connections: Vec::new(),
             active: Vec::new(),
             turn: 0,
+            crowded_since: None,
+            commit_time: Duration::ZERO,
             due: Vec::new(),
             waiting: Vec::new(),
             accept_pause: None,
@@ -304,6 +316,7 @@ impl Server {
             self.obey();
             self.accept();
             self.broker.expire(self.now);
+            self.crowded_since = (self.active.len() > 1).then(Instant::now);
             self.read();
             self.gather(&mut events)?;
             self.commit();
@@ -533,7 +546,11 @@ impl Server {
                 continue;
             };
             let is_full = self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX;
-            if is_full || !self.broker.has_turn(number) {
+            let patience = self.commit_time.clamp(TURN_TIME, TURN_TIME_MAX);
+            if is_full
+                || !self.broker.has_turn(number)
+                || (self.broker.has_asked(number) && is_over(&mut self.crowded_since, patience))
+            {
                 // It stays active, and comes first in the next turn.
                 self.active.push(number);
                 continue;
@@ -591,6 +608,8 @@ impl Server {
 
     /// Phase 4: makes the turn's changes safe, or does without those that can't be.
     fn commit(&mut self) {
+        let has_changed = self.broker.keyspace().rev() > self.broker.committed_rev();
+        let start = has_changed.then(Instant::now);
         let mut tries = 0;
         while self
             .storage
@@ -610,6 +629,7 @@ impl Server {
             self.broker.redo(self.now);
         }
         self.broker.committed();
+        self.commit_time = start.map_or(Duration::ZERO, |start| start.elapsed());
     }
 
     /// Gives storage its share of a turn.
@@ -646,8 +666,12 @@ impl Server {
     fn deliver(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
+        self.crowded_since = (due.len() > 1).then(Instant::now);
         for number in due.drain(..) {
-            let Some(share) = self.broker.share(number) else {
+            let is_late =
+                self.broker.has_been_told(number) && is_over(&mut self.crowded_since, TURN_TIME);
+            let share = self.broker.share(number).filter(|_| !is_late);
+            let Some(share) = share else {
                 self.waiting.push(number);
                 continue;
             };
@@ -894,6 +918,12 @@ fn group_id(name: &str) -> Result<u32, BindError> {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
         _ => Err(BindError::UnknownGroup(name.to_owned())),
     }
+}
+
+/// Whether so much time of a phase of a turn has gone by; it begins now where it has not begun yet.
+fn is_over(since: &mut Option<Instant>, patience: Duration) -> bool {
+    let now = Instant::now();
+    now - *since.get_or_insert(now) > patience
 }
 
 /// Whether accepting failed for want of something that may be there again later.

@@ -50,6 +50,11 @@ pub enum Peer {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Steps(u32);
 
+/// A buffer for what is to be written is not made smaller than this.
+const OUT_BYTES_KEPT: usize = 4 << 10;
+/// Looking at a key takes a step, and another one for so many of its bytes.
+const KEY_BYTES_PER_STEP: usize = 32;
+
 /// What the daemon has counted since its start. The names are those of `stats`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
@@ -153,6 +158,12 @@ impl Steps {
 
     pub(crate) fn take(&mut self, steps: u32) {
         self.0 = self.0.saturating_sub(steps);
+    }
+
+    /// Takes what a look at a key takes: long ones are longer to be compared with patterns.
+    pub(crate) fn take_key(&mut self, key: &Key) {
+        let pieces = key.as_str().len() / KEY_BYTES_PER_STEP;
+        self.take(1 + u32::try_from(pieces).unwrap_or(u32::MAX));
     }
 
     pub(crate) fn are_left(self) -> bool {
@@ -300,9 +311,14 @@ impl Session {
             .map_or(0, |position| keyspace.rev() - position)
     }
 
+    /// A buffer that was large does not stay so for the little that is left in it.
     fn drop_sent(&mut self) {
         self.out.drain(..self.sent);
         self.sent = 0;
+        let needed = self.out.len().max(OUT_BYTES_KEPT);
+        if self.out.capacity() / 4 > needed {
+            self.out.shrink_to(needed);
+        }
     }
 
     /// Whether nothing of what has come in, and nothing of what was made of it, is left.
@@ -319,16 +335,19 @@ impl Session {
 mod tests {
     use super::*;
 
-    /// A client that reads as much as it is answered, but is always one answer behind.
-    #[test]
-    fn what_is_written_does_not_pile_up() {
-        let peer = Peer::Unix {
+    fn peer() -> Peer {
+        Peer::Unix {
             pid: 1,
             uid: 1,
             gid: 1,
             groups: Vec::new(),
-        };
-        let mut session = Session::new(peer, Owner(1), true);
+        }
+    }
+
+    /// A client that reads as much as it is answered, but is always one answer behind.
+    #[test]
+    fn what_is_written_does_not_pile_up() {
+        let mut session = Session::new(peer(), Owner(1), true);
         let answer = |number: usize| format!("{number:1000}").into_bytes();
         session.out.extend(answer(0));
         for number in 1..1000 {
@@ -340,5 +359,18 @@ mod tests {
         assert_eq!(session.pending(), answer(999));
         session.sent(1000);
         assert_eq!(session.out.capacity(), 0);
+    }
+
+    /// One that reads a large answer up to the last few bytes.
+    #[test]
+    fn what_is_left_of_a_large_answer_is_held_alone() {
+        let mut session = Session::new(peer(), Owner(1), true);
+        session.out = vec![b'x'; 1 << 20];
+        while session.pending().len() > 1000 {
+            session.sent(session.pending().len().min(10_000) - 500);
+            let (left, held) = (session.pending().len(), session.out.capacity());
+            assert!(held <= 8 * left.max(OUT_BYTES_KEPT), "{left} in {held}");
+        }
+        assert!(session.out.capacity() <= 4 * OUT_BYTES_KEPT);
     }
 }

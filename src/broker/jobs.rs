@@ -15,6 +15,8 @@ use super::{Broker, Refusal};
 
 /// How many keys a deletion finds before it deletes them: the walk borrows the keyspace.
 const DELETED_AT_ONCE: usize = 256;
+/// What a deletion takes besides the look at the key.
+const STEPS_PER_DELETION: u32 = 8;
 
 impl Broker {
     /// Does a turn's worth of a job, and answers it when it is done.
@@ -32,7 +34,9 @@ impl Broker {
             ..
         } = &mut *job;
         let is_done = match task {
-            Task::List(listing) => Ok(self.list_on(session, pattern, after, listing, steps, now)),
+            Task::List(listing) => self
+                .check_listing(session, listing)
+                .map(|()| self.list_on(session, pattern, after, listing, steps, now)),
             Task::Delete(deletion) => self.delete_on(session, pattern, after, deletion, steps),
         };
         match is_done {
@@ -41,6 +45,16 @@ impl Broker {
             Err(refusal) => self.refuse(session, job.id.as_ref(), &refusal),
         }
         self.set_due(session);
+    }
+
+    /// Refuses to go on with a list of a user who holds too much meanwhile: many that are begun at the
+    /// same time hold nothing at first.
+    fn check_listing(&self, session: usize, listing: &Listing) -> Result<(), Refusal> {
+        if listing.entries.is_empty() {
+            Ok(())
+        } else {
+            self.check_buffered(session)
+        }
     }
 
     /// Gathers entries while there are steps; true when the page is full or the walk is over.
@@ -70,7 +84,7 @@ impl Broker {
                 }
                 listing.left -= 1;
             }
-            steps.take(1);
+            steps.take_key(key);
             if !steps.are_left() {
                 *after = Some(key.clone());
                 return false;
@@ -94,12 +108,13 @@ impl Broker {
             let mut is_over = Ok(true);
             let from = after.take();
             for (key, entry) in self.keyspace.walk(pattern, from.as_ref().map(Key::as_str)) {
-                steps.take(1);
+                steps.take_key(key);
                 if let Some(entry) = entry.filter(|_| self.may_sweep(session, key.borrowed())) {
                     if let Err(refusal) = self.check_writable(Class::of(entry.lifetime)) {
                         is_over = Err(refusal);
                         break;
                     }
+                    steps.take(STEPS_PER_DELETION);
                     found.push(key.clone());
                 }
                 if found.len() == DELETED_AT_ONCE || !steps.are_left() {

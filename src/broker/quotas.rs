@@ -217,6 +217,19 @@ impl Broker {
         self.ledger.of(&self.credits[session]).steps > 0
     }
 
+    /// Whether a connection's user has had some of this turn for requests already.
+    #[must_use]
+    pub fn has_asked(&mut self, session: usize) -> bool {
+        self.ledger.of(&self.credits[session]).steps < ACCOUNT_STEPS_PER_TURN
+    }
+
+    /// Whether a connection's user has been written something in this turn already.
+    #[must_use]
+    pub fn has_been_told(&mut self, session: usize) -> bool {
+        let left = self.ledger.of(&self.credits[session]).share;
+        left.bytes < ACCOUNT_BYTES_PER_TURN || left.steps.left() < ACCOUNT_STEPS_PER_TURN
+    }
+
     /// What a connection may be given in this turn's delivery; nothing where its user has had its share,
     /// and the connection waits for the next turn ([`Broker::wait`]).
     pub fn share(&mut self, session: usize) -> Option<Share> {

@@ -187,7 +187,7 @@ impl Subscription {
             if let Some(entry) = entry.filter(is_told) {
                 teller.put(&self.id, &entry);
             }
-            teller.steps.take(1);
+            teller.steps.take_key(key);
             if teller.is_full() {
                 self.stage = Stage::Walk {
                     after: Some(key.clone()),
@@ -205,8 +205,11 @@ impl Subscription {
                 return false;
             }
             self.position = rev;
-            teller.steps.take(1);
-            let Some(change) = change else { continue };
+            let Some(change) = change else {
+                teller.steps.take(1);
+                continue;
+            };
+            teller.steps.take_key(change.key);
             if !self.pattern.matches(change.key.borrowed()) {
                 continue;
             }

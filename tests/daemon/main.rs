@@ -7,6 +7,7 @@
 //! - [`footprint`]: what slow, greedy and broken clients cost in memory,
 //! - [`crowd`]: many clients, too many clients, and none that does anything,
 //! - [`fairness`]: one client's large requests do not keep the others waiting,
+//! - [`attacks`]: all that one user may do, and what the others notice of it,
 //! - [`program`]: options, exit codes, socket files, signals, what is logged,
 //! - [`access`]: rules who may do what,
 //! - [`token`]: who may come in over TCP,
@@ -35,6 +36,7 @@
 mod support;
 
 mod access;
+mod attacks;
 mod confined;
 mod crowd;
 mod fairness;

@@ -36,6 +36,7 @@ mod support;
 
 mod access;
 mod allocation;
+mod attacks;
 mod constructed;
 mod hostile;
 mod quotas;
