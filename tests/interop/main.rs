@@ -9,7 +9,12 @@
 //!
 //! A client whose language is missing on the machine is left out with a message.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+#![cfg(feature = "daemon")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that can't go on has failed, and says why"
+)]
 
 mod agent;
 mod by_hand;

@@ -56,7 +56,7 @@ class Party:
     def is_typed(self, key: str, json: str, kind: str) -> Answer:
         found = self.link.get(key)
         value = None if found is None else found.value
-        if kind == "device":
+        if kind == "device" and value is not None:
             value = Device(**value)
         wanted = decode(json, kind)
         return {"is_same": exactly(wanted) == exactly(value), "instead": repr(value)}
@@ -102,14 +102,14 @@ class Party:
         return {}
 
     def told(self) -> Answer:
-        changes = []
+        changes: List[Answer] = []
         while True:
             event = self.subscription.next(timeout=PATIENCE)
             if isinstance(event, nkv.Sync):
                 return {"rev": event.rev, "changes": changes}
-            kind = type(event).__name__.lower()
-            value = held(event.raw) if kind == "put" else None
-            changes.append({"kind": kind, "key": getattr(event, "key", ""), "value": value})
+            kind, key = type(event).__name__.lower(), getattr(event, "key", "")
+            value = held(event.raw) if isinstance(event, nkv.Put) else None
+            changes.append({"kind": kind, "key": key, "value": value})
 
     def mirror(self, pattern: str) -> Answer:
         # The handler may be called before this has its mirror.
