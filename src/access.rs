@@ -247,6 +247,21 @@ impl Rules {
         Some((quota.amount, quota.line, &quota.text))
     }
 
+    /// A number that stands for who may do what; nothing where everybody may do everything.
+    #[must_use]
+    pub fn mark(&self) -> Option<u32> {
+        let said = |rule: &Rule| {
+            (
+                rule.is_allowed,
+                rule.who,
+                rule.actions,
+                rule.pattern.clone(),
+            )
+        };
+        let said: Vec<_> = self.rules.iter().map(said).collect();
+        (!said.is_empty()).then(|| crc32fast::hash(format!("{said:?}").as_bytes()))
+    }
+
     /// What the rules say of one subject; nothing where they allow everybody everything.
     #[must_use]
     pub fn grants(self: &Arc<Rules>, subject: &Subject) -> Option<Grants> {

@@ -114,7 +114,11 @@ impl fmt::Display for Address {
                     text.contains('/') && !text.starts_with("unix:") && !text.starts_with("tcp:");
                 write!(f, "{}{text}", if is_plain { "" } else { "unix:" })
             }
-            Address::Tcp(place) => f.write_str(place),
+            // A host can have the name of a kind.
+            Address::Tcp(place) => {
+                let is_plain = !place.starts_with("unix:") && !place.starts_with("tcp:");
+                write!(f, "{}{place}", if is_plain { "" } else { "tcp:" })
+            }
         }
     }
 }
@@ -239,6 +243,8 @@ mod tests {
         check("0", tcp("localhost:0"));
         check("edge-7.example.org:4222", tcp("edge-7.example.org:4222"));
         check("tcp:127.0.0.1:4222", tcp("127.0.0.1:4222"));
+        check("tcp:tcp:4222", tcp("tcp:4222"));
+        check("tcp:unix:4222", tcp("unix:4222"));
         check("[::1]:4222", tcp("[::1]:4222"));
         check("tcp:[fe80::1%2]:4222", tcp("[fe80::1%2]:4222"));
         check("", Err(AddressError::Empty));

@@ -28,6 +28,7 @@ mod jobs;
 mod ops;
 mod quotas;
 mod redo;
+mod strangers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,8 +45,10 @@ use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
 use quotas::{Credit, Ledger, steps_of};
 use redo::Carried;
+use strangers::Strangers;
 
 pub use crate::session::Peer;
+pub use strangers::TOKEN_BYTES_MAX;
 
 /// How many steps a connection has a turn for its requests, and as many for its events.
 const STEPS_PER_TURN: u32 = 4096;
@@ -86,7 +89,10 @@ pub struct Token(Box<[u8]>);
 #[derive(Debug)]
 pub struct Broker {
     limits: Limits,
+    /// The history of the keyspace, and with the rules what clients know it as.
+    history: String,
     epoch: String,
+    rules_changed: u64,
     token: Option<Token>,
     rules: Option<Arc<Rules>>,
     owner: Option<u32>,
@@ -98,6 +104,7 @@ pub struct Broker {
     keyspace: Keyspace,
     watch: Watch,
     sessions: Slab<Session>,
+    strangers: Strangers,
     /// Sessions that may have something to write.
     due: Vec<usize>,
     /// Connections that have ended and may still own entries.
@@ -132,7 +139,9 @@ impl Broker {
             committed: keyspace.rev(),
             keyspace,
             limits: options.limits,
-            epoch: options.epoch,
+            epoch: epoch_under(&options.epoch, options.rules.as_deref(), 0),
+            history: options.epoch,
+            rules_changed: 0,
             token: options.token,
             rules: options.rules,
             owner: options.owner,
@@ -141,6 +150,7 @@ impl Broker {
             ledger: Ledger::default(),
             watch: Watch::default(),
             sessions: Slab::new(),
+            strangers: Strangers::default(),
             due: Vec::new(),
             departed: VecDeque::new(),
             owners: 0,
@@ -160,7 +170,7 @@ impl Broker {
     /// # Errors
     /// The line to be written before closing, where there are as many clients as there may be, or as many
     /// of this user. A few places are kept for root, so that an operator can always look in.
-    pub fn connect(&mut self, peer: Peer) -> Result<usize, Vec<u8>> {
+    pub fn connect(&mut self, peer: Peer, now: Time) -> Result<usize, Vec<u8>> {
         let admitted = self.check_place(&peer).and_then(|()| self.admit(&peer));
         let credit = admitted.map_err(|refusal| {
             self.counters.errors += 1;
@@ -179,6 +189,9 @@ impl Broker {
             self.grants.resize(number + 1, None);
         }
         self.grants[number] = grants;
+        if !authenticated {
+            self.take_in_stranger(number, now);
+        }
         Ok(number)
     }
 
@@ -261,10 +274,10 @@ impl Broker {
         } else {
             None
         };
-        let input = &mut self.sessions[session].input;
-        if skip.is_some() {
-            input.skipping = skip;
+        if let Some(skip) = skip {
+            self.skip_line(session, skip);
         } else {
+            let input = &mut self.sessions[session].input;
             input.searched = if last { bytes.len() } else { 0 };
             input.bytes = bytes;
         }
@@ -318,6 +331,7 @@ impl Broker {
             );
         }
         self.due.retain(|candidate| *candidate != session);
+        self.strangers.remove(session);
         self.departed.push_back(state.owner);
     }
 
@@ -325,6 +339,7 @@ impl Broker {
     /// be called first in a turn: what it does is not done again by [`Broker::redo`], for time is not
     /// asked.
     pub fn expire(&mut self, now: Time) {
+        self.expel_late(now);
         self.end_entries(now);
         if self.can_redo {
             self.keyspace.begin();
@@ -351,7 +366,11 @@ impl Broker {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         if self.departed.is_empty() {
-            self.keyspace.next_deadline()
+            let deadlines = [
+                self.keyspace.next_deadline(),
+                self.strangers.next_deadline(),
+            ];
+            deadlines.into_iter().flatten().min()
         } else {
             Some(Time(0))
         }
@@ -517,6 +536,9 @@ impl Broker {
             done = end + 1;
             searched = done;
         }
+        if self.is_expelled(session) {
+            return bytes.len();
+        }
         done
     }
 
@@ -535,6 +557,9 @@ impl Broker {
         self.counters.requests += 1;
         if let Err(refusal) = self.check_line(session, line, skipped) {
             self.refuse(session, None, &refusal);
+            if refusal.code == ErrorCode::TooLarge {
+                self.expel_stranger(session);
+            }
         } else {
             match Request::parse(line) {
                 Ok(request) => {
@@ -548,6 +573,7 @@ impl Broker {
                 }
             }
         }
+        self.take_try(session);
         self.set_due(session);
     }
 
@@ -556,9 +582,8 @@ impl Broker {
         if skip == Some(Skip::OverQuota) {
             return Err(self.over_buffered(session));
         }
-        if skip.is_some() || line.len() as u64 > self.limits.message {
-            let message = format!("a line has at most {} bytes", self.limits.message);
-            return Err(Refusal::new(ErrorCode::TooLarge, message));
+        if skip.is_some() || line.len() as u64 > self.line_bytes_max(session) {
+            return Err(self.too_long(session));
         }
         self.check_buffered(session)
     }
@@ -571,10 +596,10 @@ impl Broker {
         } else {
             None
         };
-        let input = &mut self.sessions[session].input;
-        if skip.is_some() {
-            input.skipping = skip;
+        if let Some(skip) = skip {
+            self.skip_line(session, skip);
         } else {
+            let input = &mut self.sessions[session].input;
             input.bytes.extend_from_slice(rest);
             input.searched = if last { rest.len() } else { 0 };
         }
@@ -586,7 +611,7 @@ impl Broker {
         let skipping = self.sessions[session].input.skipping;
         if skipping.is_some() {
             skipping
-        } else if bytes as u64 > self.limits.message + carriage_return {
+        } else if bytes as u64 > self.line_bytes_max(session) + carriage_return {
             Some(Skip::TooLong)
         } else if !self.may_buffer(session, bytes) {
             Some(Skip::OverQuota)
@@ -597,7 +622,7 @@ impl Broker {
 
     fn may_go_on(&self, session: usize, steps: Steps) -> bool {
         let state = &self.sessions[session];
-        steps.are_left() && state.job.is_none() && self.has_room(state)
+        steps.are_left() && !state.expelled && state.job.is_none() && self.has_room(state)
     }
 
     fn has_room(&self, state: &Session) -> bool {
@@ -654,6 +679,16 @@ impl Broker {
                 due.push(watcher.session);
             }
         });
+    }
+}
+
+/// What a client holds is what the rules let it see, so under other rules nobody can resume: that is
+/// another epoch. A number tells apart rules that come back while the daemon runs.
+fn epoch_under(history: &str, rules: Option<&Rules>, changed: u64) -> String {
+    let mark = rules.and_then(Rules::mark);
+    match (mark, changed) {
+        (None, 0) => history.to_owned(),
+        (mark, changed) => format!("{history}-{:08x}.{changed}", mark.unwrap_or(0)),
     }
 }
 

@@ -29,6 +29,7 @@ mod announced;
 #[cfg(feature = "async")]
 pub mod asynchronous;
 mod backoff;
+mod claimed;
 mod connection;
 mod error;
 mod events;
@@ -67,13 +68,13 @@ pub use crate::wire::{ErrorCode, Failure, Lifetime};
 pub use connection::Step;
 pub use error::Error;
 pub use events::{Contact, Events, EventsBuilder, EventsEnder};
-pub use link::{Announcement, Link, LinkBuilder, PATIENCE};
+pub use link::{Announcement, Claim, Link, LinkBuilder, PATIENCE};
 pub use list::{Keys, List};
 pub use mirror::{Change, Cut, Follower, Mirror, MirrorBuilder, View};
 pub use pipeline::{Pending, Pipeline};
 pub use request::{Batch, Put};
 pub use response::Written;
-pub use stats::Stats;
+pub use stats::{Stats, UserUse};
 pub use subscription::{Position, Subscribe, Subscription, SubscriptionEnder};
 pub use value::{Entry, Event, Value};
 
@@ -273,6 +274,32 @@ impl Client {
     /// As [`Client::put`].
     pub fn delete_pattern(&self, pattern: impl AsRef<str>) -> Result<u64, Error> {
         self.pipeline().delete(pattern)?.wait()
+    }
+
+    /// Claims a key and all that lies below it for this connection, until [`Client::release`] or the
+    /// connection's end, and returns the revision of the claim. What is claimed already keeps its
+    /// revision. [`Link::claim`] claims again after a lost connection.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; [`ErrorCode::Conflict`] where another connection has claimed the key, or one
+    /// above or below it; [`ErrorCode::Denied`] where the rules don't let this client own the subtree.
+    ///
+    /// ```no_run
+    /// # let client = nkv::client::Client::connect("/run/nkv.sock")?;
+    /// client.claim("net.eth0")?; // from here on nobody else changes anything there
+    /// client.put("net.eth0.mtu", &1500)?;
+    /// # Ok::<(), nkv::client::Error>(())
+    /// ```
+    pub fn claim(&self, key: impl AsRef<str>) -> Result<u64, Error> {
+        self.pipeline().claim(key)?.wait()
+    }
+
+    /// Lets go of a claim, and returns the revision of that.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; [`ErrorCode::NotFound`] where this connection has not claimed the key.
+    pub fn release(&self, key: impl AsRef<str>) -> Result<u64, Error> {
+        self.pipeline().release(key)?.wait()
     }
 
     /// Begins a batch: changes and conditions that are carried out all or not at all.

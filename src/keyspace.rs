@@ -440,8 +440,8 @@ impl Keyspace {
             assert_eq!(&entry.key, key);
             assert!(
                 self.index
-                    .binary_search_by_key(&entry.rev, Pair::rev)
-                    .is_ok_and(|found| self.index[found].slot() == slot),
+                    .binary_search_by_key(&(entry.rev, slot), Pair::both)
+                    .is_ok(),
                 "{key} is indexed"
             );
             totals.join(entry);
@@ -454,7 +454,7 @@ impl Keyspace {
         let slots = self.slots.iter().map(|(_, slot)| slot);
         let charges = Charges::of_all(slots);
         assert!(self.charges.iter().eq(charges.iter()));
-        assert!(self.index.is_sorted_by_key(Pair::rev));
+        assert!(self.index.is_sorted_by_key(Pair::both));
         assert!(self.index.len() <= 2 * self.slots.len() + INDEX_SLACK);
         assert!(self.floor <= self.rev);
         self.leases.assert_invariants();
@@ -541,6 +541,10 @@ impl Pair {
 
     fn slot(&self) -> usize {
         self.place.slot()
+    }
+
+    fn both(&self) -> (u64, usize) {
+        (self.rev(), self.slot())
     }
 }
 

@@ -487,7 +487,7 @@ impl Server {
 
     /// Makes a connection of a socket, or refuses it where there are too many.
     fn take_in(&mut self, mut stream: Stream, peer: Peer) {
-        let number = match self.broker.connect(peer.clone()) {
+        let number = match self.broker.connect(peer.clone(), self.now) {
             Ok(number) => number,
             Err(line) => {
                 debug!("refused {peer:?}: too many clients");
@@ -499,12 +499,8 @@ impl Server {
         {
             debug!("connection {number}: the send buffer stays as it is: {error}");
         }
-        let both = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self
-            .poll
-            .registry()
-            .register(&mut stream, Token(number), both)
-        {
+        let registry = self.poll.registry();
+        if let Err(error) = registry.register(&mut stream, Token(number), Interest::READABLE) {
             warn!("can't wait for a connection: {error}");
             self.broker.disconnect(number);
             return;
@@ -723,6 +719,10 @@ impl Server {
         if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
             debug!("connection {number}: {error}");
         }
+        if self.broker.is_expelled(number) {
+            debug!("connection {number}: expelled without the token");
+            connection.stream.refuse(&[]);
+        }
         self.broker.disconnect(number);
         debug!("connection {number}: closed");
         self.accept_pause = None;
@@ -875,6 +875,10 @@ fn read_token(path: &PathBuf) -> Result<broker::Token, BindError> {
         source,
     };
     let text = std::fs::read_to_string(path).map_err(failed)?;
+    if text.trim().len() > broker::TOKEN_BYTES_MAX {
+        let message = format!("a token has at most {} bytes", broker::TOKEN_BYTES_MAX);
+        return Err(failed(io::Error::other(message)));
+    }
     broker::Token::new(&text).ok_or_else(|| failed(io::Error::other("the file is empty")))
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Session {
     pub(crate) name: Option<Box<str>>,
     /// Whether it may do more than say hello.
     pub(crate) authenticated: bool,
+    /// Whether it was given up before that.
+    pub(crate) expelled: bool,
     /// Whether the server has been told that there is something to write.
     pub(crate) due: bool,
     pub(crate) input: Input,
@@ -179,6 +181,7 @@ impl Session {
             owner,
             name: None,
             authenticated,
+            expelled: false,
             due: false,
             input: Input::default(),
             out: Vec::new(),

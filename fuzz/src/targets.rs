@@ -1,8 +1,9 @@
 //! One function a fuzz target: bytes in, and a panic where something is wrong.
 //!
-//! Nothing here decides whether input is good. Whatever the bytes are, a promise must hold: what is
+//! Whatever the bytes are, a promise must hold: what is
 //! read can be written and read again, two ways to ask whether a pattern matches agree, every line
-//! is answered once with a line of JSON.
+//! is answered once with a line of JSON, and the daemon does what a model does that is too simple to be
+//! wrong.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +17,26 @@ use nkv::wire::{Incoming, Limits, Payload, Request};
 use nkv::{Key, KeyRef, Pattern};
 use serde_json::value::RawValue;
 
+use crate::pattern::{covers, is_key, is_pattern, key_of_both, matches};
 use crate::support::{Bench, unix_peer};
+
+pub use address::address;
+pub use history::history;
+pub use options::options;
+pub use rules::rules;
+pub use token::token;
+
+// By their paths, because an ordinary test has this file at another place.
+#[path = "targets/address.rs"]
+mod address;
+#[path = "targets/history.rs"]
+mod history;
+#[path = "targets/options.rs"]
+mod options;
+#[path = "targets/rules.rs"]
+mod rules;
+#[path = "targets/token.rs"]
+mod token;
 
 /// How many clients the broker has.
 const CLIENTS: usize = 3;
@@ -62,17 +82,25 @@ pub fn key(bytes: &[u8]) {
     let texts: Vec<&str> = lines.collect();
     for text in &texts {
         segments_return(text);
+        assert_eq!(Key::new(text).is_ok(), is_key(text), "{text:?}");
     }
+    assert_eq!(
+        Pattern::new(pattern).is_ok(),
+        is_pattern(pattern),
+        "{pattern:?}"
+    );
     let Ok(pattern) = Pattern::new(pattern) else {
         return;
     };
+    for text in &texts {
+        overlap(&pattern, text);
+    }
     let keys: BTreeSet<&str> = texts
         .into_iter()
         .filter(|text| Key::new(text).is_ok())
         .collect();
-    for covering in [pattern.clone(), pattern.with_descendants()] {
-        agree(&covering, &keys);
-    }
+    agree(&pattern, true, &keys);
+    agree(&pattern.with_descendants(), false, &keys);
 }
 
 /// Each line is an act: its first byte says whose and what, the rest is what is sent.
@@ -178,8 +206,32 @@ fn segments_return(text: &str) {
     }
 }
 
+/// Two patterns cover each other, and have keys in common, as they do by the definition.
+fn overlap(pattern: &Pattern, text: &str) {
+    let Ok(other) = Pattern::new(text) else {
+        return;
+    };
+    if pattern.as_str().len() + text.len() > nkv::key::KEY_BYTES_MAX {
+        // The key that both have may be too long for a key.
+        return;
+    }
+    let both = key_of_both(pattern.as_str(), text);
+    assert_eq!(
+        pattern.intersects(&other),
+        both.is_some(),
+        "{pattern:?} {other:?} {both:?}"
+    );
+    assert_eq!(
+        other.intersects(pattern),
+        both.is_some(),
+        "{other:?} {pattern:?} {both:?}"
+    );
+    let is_covered = covers(pattern.as_str(), text);
+    assert_eq!(pattern.covers(&other), is_covered, "{pattern:?} {other:?}");
+}
+
 /// The pattern by itself, the trie, the walk and the definition agree on each key.
-fn agree(pattern: &Pattern, keys: &BTreeSet<&str>) {
+fn agree(pattern: &Pattern, exact: bool, keys: &BTreeSet<&str>) {
     let mut watch = Watch::default();
     let watcher = Watcher {
         session: 1,
@@ -193,7 +245,7 @@ fn agree(pattern: &Pattern, keys: &BTreeSet<&str>) {
         let is_match = pattern.matches(key);
         assert_eq!(
             is_match,
-            is_match_by_definition(pattern, text),
+            matches(pattern.as_str(), exact, text),
             "{pattern:?} {text}"
         );
         let mut found = Vec::new();
@@ -223,29 +275,6 @@ fn agree(pattern: &Pattern, keys: &BTreeSet<&str>) {
         let key = KeyRef::new(text).expect("only keys are left");
         watch.visit(key, |watcher| panic!("{watcher:?} is removed"));
     }
-}
-
-fn is_match_by_definition(pattern: &Pattern, key: &str) -> bool {
-    fn go(required: &[&str], subtree: bool, key: &[&str]) -> bool {
-        match (required, key) {
-            ([], []) => true,
-            ([], _) => subtree,
-            ([first, required @ ..], [segment, key @ ..]) => {
-                (*first == "*" || first == segment) && go(required, subtree, key)
-            }
-            _ => false,
-        }
-    }
-    let text = pattern.as_str();
-    if key.starts_with('$') && text.starts_with('*') {
-        return false;
-    }
-    let mut required: Vec<&str> = text.split('.').collect();
-    if required.last() == Some(&"*") {
-        required.pop();
-    }
-    let key: Vec<&str> = key.split('.').collect();
-    go(&required, pattern.is_subtree(), &key)
 }
 
 /// A broker with tight limits and some clients.

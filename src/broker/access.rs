@@ -9,15 +9,21 @@ use std::sync::Arc;
 
 use crate::access::{Action, Grants, Rules, rank};
 use crate::key::{KeyRef, Pattern};
-use crate::wire::{Delete, ErrorCode, Lifetime, Put};
+use crate::wire::{ErrorCode, Lifetime, Put};
 
 use super::quotas::subject;
-use super::{Broker, Peer, Refusal};
+use super::{Broker, Peer, Refusal, epoch_under};
 
 impl Broker {
     /// Replaces the rules. Subscriptions of sessions of which the new rules say something else start
-    /// over, with a `reset`. To be called between two turns.
+    /// over, with a `reset`, and where anything else is said of anybody the epoch changes, so that nobody
+    /// resumes with what was to be seen before. To be called between two turns.
     pub fn set_rules(&mut self, rules: Option<Arc<Rules>>) {
+        let mark = |rules: &Option<Arc<Rules>>| rules.as_ref().and_then(|rules| rules.mark());
+        if mark(&rules) != mark(&self.rules) {
+            self.rules_changed += 1;
+            self.epoch = epoch_under(&self.history, rules.as_deref(), self.rules_changed);
+        }
         self.rules = rules;
         let numbers: Vec<usize> = self.sessions.iter().map(|(number, _)| number).collect();
         for number in numbers {
@@ -96,19 +102,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Refuses a deletion of a key that the session may not make.
-    pub(super) fn check_deletion(
-        &self,
-        session: usize,
-        key: KeyRef<'_>,
-        delete: &Delete<'_>,
-    ) -> Result<(), Refusal> {
+    /// Refuses a deletion of a key that the session may not make. Its answer tells whether there was such
+    /// a key, so it takes the right to read.
+    pub(super) fn check_deletion(&self, session: usize, key: KeyRef<'_>) -> Result<(), Refusal> {
         self.check_access(session, Action::Write, key)?;
-        self.check_claims(session, key)?;
-        if delete.if_rev.is_some() {
-            self.check_access(session, Action::Read, key)?;
-        }
-        Ok(())
+        self.check_access(session, Action::Read, key)?;
+        self.check_claims(session, key)
     }
 
     /// Whether a deletion by pattern covers a key: what can't be seen is not deleted in passing, and

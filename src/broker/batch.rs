@@ -178,7 +178,7 @@ impl Broker {
         let pattern = writable_pattern(&delete.key)?;
         if !pattern.has_star() {
             let key = KeyRef::new(&delete.key)?;
-            self.check_deletion(session, key, delete)?;
+            self.check_deletion(session, key)?;
             self.judge(key, delete.if_rev)?;
             return self.plan_delete_key(plan, key.to_key());
         }

@@ -125,6 +125,7 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::Unauthenticated, message));
         }
         let rev = self.keyspace.rev();
+        self.strangers.remove(session);
         let state = &mut self.sessions[session];
         state.authenticated = true;
         if let Some(name) = client {
@@ -275,7 +276,7 @@ impl Broker {
             Err(_) if delete.key.contains('*') => return self.delete_all(session, id, delete),
             Err(refusal) => return Err(refusal),
         };
-        self.check_deletion(session, key, delete)?;
+        self.check_deletion(session, key)?;
         let entry = self.keyspace.entry(key);
         check_rev(key, entry.as_ref(), delete.if_rev)?;
         if let Some(entry) = &entry {

@@ -357,6 +357,10 @@ impl Broker {
 }
 
 impl Credit {
+    pub(super) fn connections_max(&self) -> u64 {
+        self.quotas.connections
+    }
+
     fn refusal(&self, resource: Resource, used: u64) -> Refusal {
         self.quotas.refusal(self.account, resource, used)
     }

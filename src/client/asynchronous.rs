@@ -50,6 +50,7 @@ mod mirror;
 mod request;
 mod subscription;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +67,7 @@ use crate::key::{KeyRef, Pattern};
 use crate::wire::{self, Delete, Limits, Op};
 use connection::{Connection, Stream};
 
-pub use link::{Announcement, Link, LinkBuilder};
+pub use link::{Announcement, Claim, Link, LinkBuilder};
 pub use list::{Keys, List};
 pub use mirror::{Follower, Mirror, MirrorBuilder, Watch};
 pub use request::{Batch, Pending};
@@ -230,6 +231,27 @@ impl Client {
         self.ask(op.map_err(Error::Key), response::deleted)
     }
 
+    /// Claims a key and all that lies below it for this connection, until [`Client::release`] or the
+    /// connection's end; the answer is the revision of the claim. What is claimed already keeps its
+    /// revision. [`Link::claim`] claims again after a lost connection.
+    ///
+    /// # Errors
+    /// As [`client::Client::claim`](super::Client::claim).
+    pub fn claim(&self, key: impl AsRef<str>) -> Pending<u64> {
+        let key = owned_key(key.as_ref()).map(|key| Op::Claim { key });
+        self.ask(key, response::revision)
+    }
+
+    /// Lets go of a claim; the answer is the revision of that.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; [`NotFound`](wire::ErrorCode::NotFound) where this connection has not claimed
+    /// the key.
+    pub fn release(&self, key: impl AsRef<str>) -> Pending<u64> {
+        let key = owned_key(key.as_ref()).map(|key| Op::Release { key });
+        self.ask(key, response::revision)
+    }
+
     /// Begins a batch: changes and conditions that are carried out all or not at all.
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
@@ -312,6 +334,11 @@ impl Client {
     /// [`Error::Unanswered`].
     pub fn close(&self) {
         self.0.connection.close();
+    }
+
+    /// Whether both are clones of one.
+    fn is_same(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     fn connection(&self) -> &Connection {
@@ -414,14 +441,19 @@ fn put_op(key: impl AsRef<str>, value: Result<Value, Error>) -> Result<Op<'stati
 
 fn get_op(key: &str) -> Result<Op<'static>, Error> {
     Ok(Op::Get(wire::List {
-        key: KeyRef::new(key)?.as_str().to_owned().into(),
+        key: owned_key(key)?,
         ..wire::List::default()
     }))
 }
 
 fn delete_op(key: &str, if_rev: Option<u64>) -> Result<Op<'static>, Error> {
     Ok(Op::Delete(Delete {
-        key: KeyRef::new(key)?.as_str().to_owned().into(),
+        key: owned_key(key)?,
         if_rev,
     }))
+}
+
+/// A key that is one.
+fn owned_key(key: &str) -> Result<Cow<'static, str>, Error> {
+    Ok(KeyRef::new(key)?.as_str().to_owned().into())
 }

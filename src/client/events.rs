@@ -30,7 +30,7 @@ use crate::address::Address;
 use crate::key::{Key, Pattern};
 
 /// The pauses between attempts to subscribe, where there is a connection and it is refused.
-const REFUSED_PAUSES: Pauses = Pauses {
+pub(super) const REFUSED_PAUSES: Pauses = Pauses {
     first: Duration::from_millis(100),
     longest: Duration::from_secs(5),
 };

@@ -1,4 +1,4 @@
-//! A connection that comes back: requests find one that works, and presence is kept up.
+//! A connection that comes back: requests find one that works, and presence and claims are kept up.
 //!
 //! A [`Client`] is one connection, and ends with it. A [`Link`] stands for the daemon: it connects when
 //! something is asked, and again after a connection is lost, with pauses that grow and differ
@@ -11,8 +11,14 @@
 //! as [`Error::Unanswered`].
 //!
 //! **Who connects.** Whoever needs a connection and finds none makes it, one at a time; the others wait
-//! for the outcome. Where entries are [announced](Link::announce) a thread waits for the end of the
-//! connection, so that they come back while nobody asks anything. Without them there is no thread.
+//! for the outcome. Where entries are [announced](Link::announce) or keys [claimed](Link::claim) a
+//! thread waits for the end of the connection, so that they come back while nobody asks anything.
+//! Without them there is no thread.
+//!
+//! **What is upheld.** On each new connection the claims are made first and then the announcements, which
+//! may lie in what is claimed, and only then the connection is anybody else's.
+
+mod claim;
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,10 +29,13 @@ use serde::de::DeserializeOwned;
 
 use super::announced::{Announced, session_put};
 use super::backoff::{Backoff, Pauses};
+use super::claimed::{Claimed, Outcome};
 use super::retry::{self, Attempts, Update, is_passing, is_unsent};
 use super::{Batch, Builder, Client, Entry, Error, Put, Value, Written};
 use crate::address::Address;
-use crate::wire::ErrorCode;
+use crate::wire::{ErrorCode, Failure};
+
+pub use claim::Claim;
 
 /// How long a call tries where nothing else is said.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +44,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// A daemon that is reached whenever it can be. Clones share the connection; it is closed with the
-/// last of them, and of the mirrors and announcements made with it.
+/// last of them, and of the mirrors, announcements and claims made with it.
 #[derive(Clone, Debug)]
 pub struct Link(Arc<Shared>);
 
@@ -76,10 +85,31 @@ struct State {
     backoff: Backoff,
     /// No attempt before this.
     next_attempt: Option<Instant>,
-    announced: Announced,
-    /// Whether the daemon has refused something of that.
+    upheld: Upheld,
+    /// Whether the daemon has refused an announcement.
     is_refused: bool,
     has_keeper: bool,
+}
+
+/// What there is to be on each connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Upheld {
+    pub(super) claimed: Claimed,
+    pub(super) announced: Announced,
+}
+
+#[cfg(feature = "async")]
+impl Upheld {
+    pub(super) fn is_empty(&self) -> bool {
+        self.claimed.is_empty() && self.announced.is_empty()
+    }
+}
+
+/// What the daemon has said to all that; whether it has refused an announcement.
+#[derive(Debug, Default)]
+pub(super) struct Reception {
+    pub(super) claims: Vec<(String, Outcome)>,
+    pub(super) is_refused: bool,
 }
 
 impl Link {
@@ -293,7 +323,7 @@ impl Link {
         let key = put.key().to_owned();
         // A connection that is made from here on announces it by itself.
         self.client()?;
-        let number = self.0.lock().announced.add(put.clone());
+        let number = self.0.lock().upheld.announced.add(put.clone());
         let announcement = Announcement {
             link: self.clone(),
             number,
@@ -398,7 +428,7 @@ impl LinkBuilder {
             since: Instant::now(),
             backoff: Backoff::new(self.pauses),
             next_attempt: None,
-            announced: Announced::default(),
+            upheld: Upheld::default(),
             is_refused: false,
             has_keeper: false,
         };
@@ -425,7 +455,7 @@ impl Announcement {
     pub fn set<T: Serialize + ?Sized>(&self, value: &T) -> Result<u64, Error> {
         let put = session_put(&self.key, Value::of(value)?)?;
         let mut state = self.link.0.lock();
-        state.announced.set(self.number, put.clone());
+        state.upheld.announced.set(self.number, put.clone());
         drop(state);
         self.put_now(put)
     }
@@ -440,7 +470,7 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         let mut state = self.link.0.lock();
-        let gone = state.announced.remove(self.number);
+        let gone = state.upheld.announced.remove(self.number);
         let client = state.client.clone();
         drop(state);
         if let (Some(client), Some(key)) = (client, gone) {
@@ -479,16 +509,15 @@ impl Shared {
                 Some(at) if at > now => at.min(deadline),
                 _ => {
                     state.is_connecting = true;
-                    let announced = state.announced.clone();
+                    let upheld = state.upheld.clone();
                     drop(state);
-                    let made = self.connect(&announced);
+                    let made = self.connect(&upheld);
                     state = self.lock();
                     state.is_connecting = false;
                     self.changed.notify_all();
                     match made {
-                        Ok((client, is_refused)) => {
-                            state.take_back(&client, &announced);
-                            state.is_refused = is_refused;
+                        Ok((client, reception)) => {
+                            state.received(&client, &upheld, reception);
                             state.since = Instant::now();
                             state.next_attempt = None;
                             state.client = Some(client);
@@ -526,23 +555,37 @@ impl Shared {
         }
     }
 
-    /// Makes a connection on which everything is announced, but what the daemon refuses: that is no
+    /// Makes a connection on which everything is upheld, but what the daemon refuses: that is no
     /// reason to be without one.
-    fn connect(&self, announced: &Announced) -> Result<(Client, bool), Error> {
+    fn connect(&self, upheld: &Upheld) -> Result<(Client, Reception), Error> {
         let client = self.options.client.connect(&self.address)?;
-        let is_refused = announce_all(&client, announced)?;
-        Ok((client, is_refused))
+        let reception = uphold(&client, upheld)?;
+        Ok((client, reception))
     }
 
-    /// Announces everything once more, because something was refused.
-    fn announce_again(&self, client: &Client) {
-        let announced = self.lock().announced.clone();
+    /// Claims and announces everything once more, because an announcement was refused.
+    fn uphold_again(&self, client: &Client) {
+        let upheld = self.lock().upheld.clone();
         // A connection that is lost is noticed by whoever waits for its end.
-        if let Ok(is_refused) = announce_all(client, &announced) {
+        if let Ok(reception) = uphold(client, &upheld) {
             let mut state = self.lock();
-            state.take_back(client, &announced);
-            state.is_refused = is_refused;
+            if state.uses(client) {
+                state.received(client, &upheld, reception);
+                self.changed.notify_all();
+            }
         }
+    }
+
+    /// Takes down what came of claiming a key, if the connection is still the one that is used: else
+    /// another one knows better.
+    fn settle(&self, client: &Client, key: &str, outcome: &Outcome) -> bool {
+        let mut state = self.lock();
+        let is_used = state.uses(client);
+        if is_used {
+            state.upheld.claimed.settle(key, outcome, client.epoch());
+            self.changed.notify_all();
+        }
+        is_used
     }
 
     /// Sees to it that a connection is made again while nobody asks anything.
@@ -570,18 +613,29 @@ impl Shared {
 }
 
 impl State {
-    /// Deletes on a new connection what has ceased to be announced while it was made.
-    fn take_back(&self, client: &Client, announced: &Announced) {
-        for key in self.announced.gone_since(announced) {
-            // A connection that is lost again takes the entry along.
+    /// Takes down what became of what was to be upheld, and takes back what has ceased to be meanwhile.
+    fn received(&mut self, client: &Client, upheld: &Upheld, reception: Reception) {
+        for (key, outcome) in &reception.claims {
+            self.upheld.claimed.settle(key, outcome, client.epoch());
+        }
+        self.is_refused = reception.is_refused;
+        // A connection that is lost again takes the entries along.
+        for key in self.upheld.announced.gone_since(&upheld.announced) {
             let _ = client.pipeline().delete(key);
         }
+        for key in self.upheld.claimed.gone_since(&upheld.claimed) {
+            let _ = client.pipeline().release(key);
+        }
+    }
+
+    fn uses(&self, client: &Client) -> bool {
+        let used = self.client.as_ref();
+        used.is_some_and(|used| used.is_same(client))
     }
 
     /// Drops a connection that is lost, if it is still the one that is used.
     fn forget(&mut self, client: &Client) {
-        let held = self.client.as_ref();
-        if held.is_some_and(|held| held.is_same(client)) {
+        if self.uses(client) {
             self.client = None;
             let pause = self.backoff.pause_after(self.since.elapsed());
             self.next_attempt = Some(Instant::now() + pause);
@@ -612,7 +666,7 @@ fn keep_connected(link: &Weak<Shared>) {
                 drop(shared);
                 let has_ended = client.connection().wait_for_end(silence, again);
                 if !has_ended && let Some(shared) = link.upgrade() {
-                    shared.announce_again(&client);
+                    shared.uphold_again(&client);
                 }
             }
             Err(error) if is_passing(&error) => {}
@@ -630,22 +684,38 @@ pub(super) fn silence_of(address: &Address) -> Option<Duration> {
     matches!(address, Address::Tcp(_)).then_some(SILENCE_MAX)
 }
 
-/// Announces everything, and tells whether something was refused.
-fn announce_all(client: &Client, announced: &Announced) -> Result<bool, Error> {
+/// Claims everything and then announces everything. What the daemon refuses is no failure.
+fn uphold(client: &Client, upheld: &Upheld) -> Result<Reception, Error> {
     let pipeline = client.pipeline();
-    let pending: Vec<_> = announced
+    let claims: Vec<_> = upheld
+        .claimed
+        .keys()
+        .into_iter()
+        .map(|key| Ok((key, pipeline.claim(key)?)))
+        .collect::<Result<_, Error>>()?;
+    let puts: Vec<_> = upheld
+        .announced
         .puts()
         .map(|put| pipeline.put_with(put.clone()))
         .collect::<Result<_, _>>()?;
-    let mut is_refused = false;
-    for pending in pending {
-        match pending.wait() {
-            Ok(_) => {}
-            Err(Error::Server(_)) => is_refused = true,
-            Err(error) => return Err(error),
-        }
+    let mut reception = Reception::default();
+    for (key, claim) in claims {
+        let outcome = refusal(claim.wait())?;
+        reception.claims.push((key.to_owned(), outcome));
     }
-    Ok(is_refused)
+    for put in puts {
+        reception.is_refused |= refusal(put.wait())?.is_err();
+    }
+    Ok(reception)
+}
+
+/// Tells a refusal from what ends a connection.
+fn refusal<T>(answered: Result<T, Error>) -> Result<Result<T, Failure>, Error> {
+    match answered {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Error::Server(failure)) => Ok(Err(failure)),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_before(deadline: Instant) -> bool {

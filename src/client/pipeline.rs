@@ -83,6 +83,24 @@ impl<'c> Pipeline<'c> {
         self.send(Op::Delete(delete), response::deleted)
     }
 
+    /// Sends the claim of a key and of all that lies below it; the answer is the claim's revision.
+    ///
+    /// # Errors
+    /// As [`Pipeline::put`].
+    pub fn claim(self, key: impl AsRef<str>) -> Result<Pending<'c, u64>, Error> {
+        let key = KeyRef::new(key.as_ref())?.as_str().into();
+        self.send(Op::Claim { key }, response::revision)
+    }
+
+    /// Sends the release of a claim; the answer is the revision of that.
+    ///
+    /// # Errors
+    /// As [`Pipeline::put`].
+    pub fn release(self, key: impl AsRef<str>) -> Result<Pending<'c, u64>, Error> {
+        let key = KeyRef::new(key.as_ref())?.as_str().into();
+        self.send(Op::Release { key }, response::revision)
+    }
+
     /// Asks for a key's value as a type of the caller's.
     ///
     /// # Errors

@@ -18,6 +18,28 @@ pub struct Stats {
     pub epoch: String,
     /// The daemon's version.
     pub version: String,
+    /// What each user has of it; empty where the daemon does not tell.
+    pub users: Vec<UserUse>,
+}
+
+/// How much of the daemon a user takes. What the daemon does not tell is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct UserUse {
+    /// The user, by number; `None` for all who come over TCP together.
+    pub uid: Option<u32>,
+    /// Connections.
+    pub connections: u64,
+    /// Subscriptions of all these connections.
+    pub subscriptions: u64,
+    /// Keys that this user was the last to put.
+    pub keys: u64,
+    /// Bytes of these keys and their values.
+    pub bytes: u64,
+    /// Bytes that the daemon keeps for these connections, beyond a little for each: requests that are not
+    /// complete, and answers that are not read.
+    pub buffered: u64,
 }
 
 /// The answer to `stats` and to `clients`: everything that stands in the line.
@@ -26,7 +48,7 @@ pub struct Stats {
 struct Fields(Map<String, Json>);
 
 pub(super) fn stats(answer: Answered) -> Result<Stats, Error> {
-    response::whole(answer).map(Stats::received)
+    Stats::received(response::whole(answer)?)
 }
 
 /// The objects of an answer to `clients`.
@@ -44,8 +66,11 @@ impl Stats {
         self.counters.get(name).copied()
     }
 
-    fn received(Fields(mut fields): Fields) -> Stats {
+    fn received(Fields(mut fields): Fields) -> Result<Stats, Error> {
         fields.remove("id");
+        let users = fields.remove("users").map(serde_json::from_value);
+        let users = users.transpose();
+        let users = users.map_err(|error| Error::Protocol(format!("`users`: {error}")))?;
         let mut text = |name| match fields.remove(name) {
             Some(Json::String(text)) => text,
             _ => String::new(),
@@ -53,11 +78,12 @@ impl Stats {
         let (epoch, version) = (text("epoch"), text("version"));
         let counters = fields.into_iter();
         let counters = counters.filter_map(|(name, value)| Some((name, value.as_u64()?)));
-        Stats {
+        Ok(Stats {
             counters: counters.collect(),
             epoch,
             version,
-        }
+            users: users.unwrap_or_default(),
+        })
     }
 }
 

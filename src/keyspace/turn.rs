@@ -145,7 +145,7 @@ impl Keyspace {
         self.index.clear();
         self.index
             .extend(slots.map(|(slot, entry)| Pair::new(entry.rev, slot)));
-        self.index.sort_unstable_by_key(Pair::rev);
+        self.index.sort_unstable_by_key(Pair::both);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::daemon::Plan;
 use crate::peer::Peer;
 use crate::{PATIENCE, dropped_after, run, run_on_many, until};
 
-fn link_to(path: &std::path::Path) -> Link {
+pub(crate) fn link_to(path: &std::path::Path) -> Link {
     Link::builder()
         .patience(PATIENCE)
         .pauses(Duration::from_millis(1), Duration::from_millis(20))
@@ -20,9 +20,9 @@ fn link_to(path: &std::path::Path) -> Link {
 }
 
 /// Scripts, each for the next connection, after the greeting.
-type Script = Box<dyn FnOnce(&mut Peer) + Send>;
+pub(crate) type Script = Box<dyn FnOnce(&mut Peer) + Send>;
 
-fn play(scripts: Vec<Script>) -> (tempfile::TempDir, Link, mpsc::Receiver<()>) {
+pub(crate) fn play(scripts: Vec<Script>) -> (tempfile::TempDir, Link, mpsc::Receiver<()>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("nkv.sock");
     let listener = UnixListener::bind(&path).unwrap();

@@ -10,6 +10,7 @@
 )]
 
 mod cancel;
+mod claim;
 #[allow(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 #[path = "../support/daemon.rs"]
 mod daemon;

@@ -11,6 +11,7 @@
 
 mod announce;
 mod burst;
+mod claim;
 mod daemon;
 mod mirror;
 mod prometheus;

@@ -199,6 +199,16 @@ fn every_counter_is_a_metric_with_help() {
         expected.insert(name);
     }
     assert!(expected.len() > 20, "the counters were found: {expected:?}");
+    let user = json["users"][0].as_object().unwrap();
+    for figure in user.keys().filter(|name| *name != "uid") {
+        let name = format!("nkv_user_{figure}");
+        let metric = &metrics[&name];
+        assert!(metric.help.is_some() && metric.kind == "gauge", "{name}");
+        let uid = ("uid".to_owned(), user["uid"].to_string());
+        let value = user[figure].as_f64().unwrap();
+        assert_eq!(metric.samples, [(vec![uid], value)], "{name}");
+        expected.insert(name);
+    }
     let told: BTreeSet<String> = metrics.into_keys().collect();
     assert_eq!(told, expected);
 }
@@ -228,6 +238,22 @@ fn metrics_have_the_daemons_figures() {
     assert_eq!(labels[0].1, env!("CARGO_PKG_VERSION"));
 }
 
+#[test]
+fn what_users_take_has_a_table() {
+    let daemon = Daemon::start();
+    printed(&daemon.address(), &["put", "a", "22"]);
+    let table = printed(&daemon.address(), &["stats"]);
+    let (_, users) = table.split_once("\n\n").unwrap();
+    let rows: Vec<Vec<&str>> = users
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let head = "UID CONNECTIONS SUBSCRIPTIONS KEYS BYTES BUFFERED";
+    assert_eq!(rows[0].join(" "), head);
+    assert_eq!(rows[1][1..].join(" "), "1 0 1 3 0");
+    assert_eq!(rows.len(), 2);
+}
+
 /// A daemon of another version may tell what this client knows nothing of.
 #[test]
 fn what_is_not_known_is_told_as_that() {
@@ -236,7 +262,7 @@ fn what_is_not_known_is_told_as_that() {
     let listener = UnixListener::bind(&path).unwrap();
     let answers = [
         r#"{"id":1,"ok":true,"server":"s","protocol":1,"epoch":"e","rev":9}"#,
-        r#"{"id":2,"ok":true,"version":"1\"\\\n}","epoch":"größe","uptime_ms":1500,"puts":3,"queue":4,"wait_ms":5,"a{b":6,"":7}"#,
+        r#"{"id":2,"ok":true,"version":"1\"\\\n}","epoch":"größe","uptime_ms":1500,"puts":3,"queue":4,"wait_ms":5,"a{b":6,"":7,"users":[{"uid":7,"keys":1,"new":2},{"tcp":true,"keys":3}]}"#,
     ];
     let server = std::thread::spawn(move || {
         let mut stream = BufReader::new(listener.accept().unwrap().0);
@@ -263,9 +289,17 @@ fn what_is_not_known_is_told_as_that() {
         ("nkv_puts_total", "counter", true, 3.0),
         ("nkv_queue", "untyped", false, 4.0),
         ("nkv_uptime_seconds", "gauge", true, 1.5),
+        ("nkv_user_buffered", "gauge", true, 0.0),
+        ("nkv_user_bytes", "gauge", true, 0.0),
+        ("nkv_user_connections", "gauge", true, 0.0),
+        ("nkv_user_keys", "gauge", true, 1.0),
+        ("nkv_user_subscriptions", "gauge", true, 0.0),
         ("nkv_wait_ms", "untyped", false, 5.0),
     ];
     assert_eq!(told, expected);
+    let users: Vec<_> = metrics["nkv_user_keys"].samples.iter().collect();
+    let label = |uid: &str| vec![("uid".to_owned(), uid.to_owned())];
+    assert_eq!(users, [&(label("7"), 1.0), &(label("tcp"), 3.0)]);
     let (labels, _) = &metrics["nkv_info"].samples[0];
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nkv::client::{Link, LinkBuilder};
 
@@ -20,6 +20,15 @@ pub(crate) struct Daemons {
     directory: tempfile::TempDir,
     connections: Arc<AtomicUsize>,
     finished: mpsc::Receiver<Result<(), String>>,
+}
+
+/// Waits for what nobody announces.
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::yield_now();
+    }
 }
 
 /// Makes a script of what is done after the greeting.

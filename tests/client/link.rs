@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nkv::client::{Error, ErrorCode, Link, Put, Value};
 
-use crate::daemons::{Daemons, PATIENCE, then};
+use crate::daemons::{Daemons, PATIENCE, then, until};
 use crate::peer::{GREETING, Peer};
 
 fn value(text: &str) -> Value {
@@ -299,6 +299,8 @@ fn what_is_announced_comes_back_by_itself() {
     for _ in 0..2 {
         daemons.wait_for_script();
     }
+    // Before that, the thread that keeps the link may be just noticing the end of the one before.
+    until("there is another one", || daemons.connections() == 3);
     link.client().unwrap();
     drop(announcement);
     drop(link);

@@ -7,6 +7,7 @@
     reason = "a test that meets a surprise should panic"
 )]
 
+mod claim;
 mod daemons;
 mod events;
 mod link;

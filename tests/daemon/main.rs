@@ -46,3 +46,4 @@ mod program;
 mod supervised;
 mod token;
 mod transport;
+mod wakeups;

@@ -65,11 +65,24 @@ fn usage_errors_name_the_option() {
 
 #[test]
 fn tcp_for_everyone_needs_a_token() {
-    let stderr = assert_exit(&Plan::new().with(&["0.0.0.0:0"]), 2);
-    assert!(
-        stderr.contains("0.0.0.0") && stderr.contains("token"),
-        "{stderr}"
-    );
+    // The last is loopback to the kernel, and written as the whole world may be.
+    for host in ["0.0.0.0", "[::]", "192.0.2.1", "[::ffff:127.0.0.1]"] {
+        let plan = Plan::new().with(&[&format!("{host}:0")]);
+        let stderr = assert_exit(&plan, 2);
+        assert!(
+            stderr.contains(host) && stderr.contains("token"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn tcp_is_not_served_unless_it_is_asked_for() {
+    let daemon = Daemon::start(&[]);
+    daemon.connect().ping();
+    assert_eq!(daemon.process().tcp_sockets(), 0, "{}", daemon.log());
+    let daemon = Daemon::start(&["127.0.0.1:0"]);
+    assert_eq!(daemon.process().tcp_sockets(), 1);
 }
 
 #[test]

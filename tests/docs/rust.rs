@@ -314,6 +314,41 @@ fn being_present() -> Run {
 }
 
 #[test]
+fn having_a_subtree_to_oneself() -> Run {
+    let (server, link, _directory) = linked()?;
+    let other = Client::from_stream(server.handle().connect()?)?;
+    let claim = link.claim("net.eth0")?;
+    link.put("net.eth0.mtu", &1500)?;
+    let refused = other.put("net.eth0.mtu", &9000).unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::Denied));
+    assert!(other.claim("net").is_err()); // nor can they claim above or below
+    drop(claim);
+
+    // The daemon lets go when the connection is closed, and the link claims again: twice, then it is told
+    // that there is nothing to publish any more.
+    let mut left = 2;
+    let mut publish = |link: &Link| -> Run {
+        left -= 1;
+        link.client()?.close();
+        if left > 0 {
+            Ok(())
+        } else {
+            Err("enough".into())
+        }
+    };
+    let service = || -> Run {
+        loop {
+            let claim = link.claim_when_free("net.eth0", None)?;
+            publish(&link)?; // all of it: somebody else may have written before
+            claim.wait_until_lost(None);
+        }
+    };
+    let mut service = service;
+    assert_eq!(service().unwrap_err().to_string(), "enough");
+    Ok(server.stop()?)
+}
+
+#[test]
 fn in_a_loop_of_your_own() -> Run {
     let (server, client) = daemon()?;
     let mut lamps = client.subscribe("lamp")?;

@@ -82,8 +82,9 @@ const IMPURE: [&str; 21] = [
 ];
 
 /// What the library without features is made of: serde and its kind.
-const CLIENT_PACKAGES: [&str; 18] = [
+const CLIENT_PACKAGES: [&str; 19] = [
     "nkv",
+    "arcstr",
     "base64",
     "memchr",
     "rustix",

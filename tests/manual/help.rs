@@ -132,6 +132,7 @@ pub(crate) fn usage(help: &str) -> String {
     line.unwrap()
         .replace("[OPTIONS] ", "")
         .replace(" [OPTIONS]", "")
+        .replace("]...", "...]")
         .replace(['<', '>'], "")
 }
 

@@ -6,15 +6,17 @@ use std::rc::Rc;
 
 use nkv::wire::{Answer, Failure, Happening, Incoming, Lifetime};
 
-use super::model::{List, Model, Refused, Request, Value, matches};
+use super::model::{By, List, Model, Refused, Request, Value};
+use super::pattern::matches;
+use super::rights::View;
 use super::subscriber::{Subscriber, Told};
 
 /// A connection.
 pub(crate) struct Desk {
     /// Its number on the bench.
     pub(crate) client: usize,
-    /// Its number in the model, never used again.
-    pub(crate) owner: u64,
+    /// Its number in the model, never used again, and what it may do.
+    pub(crate) by: By,
     /// Requests that the broker has not carried out.
     pub(crate) sent: VecDeque<(Option<String>, Request)>,
     pub(crate) expected: VecDeque<(Option<String>, Expected)>,
@@ -26,12 +28,16 @@ pub(crate) struct Desk {
     pub(crate) names: BTreeSet<&'static str>,
     /// Its subscriptions as its answers tell it.
     subscribers: BTreeMap<String, Subscriber>,
-    /// Where the last `sync` under each name stood.
-    pub(crate) syncs: BTreeMap<String, u64>,
+    /// The epoch that was answered under each name.
+    epochs: BTreeMap<String, String>,
+    /// Where the last `sync` under each name stood, in which epoch, and what was to be seen then.
+    pub(crate) syncs: Syncs,
     pub(crate) has_ended: bool,
     /// The beginning of a line.
     partial: Vec<u8>,
 }
+
+pub(crate) type Syncs = BTreeMap<String, (u64, String, View)>;
 
 /// A deletion by pattern on its way. It may take several turns, in which others write.
 #[derive(Debug)]
@@ -41,6 +47,8 @@ pub(crate) struct Deletion {
     pub(crate) rev: u64,
     pub(crate) deleted: u64,
     pub(crate) last: Option<String>,
+    /// What its client might do while it went on.
+    pub(crate) views: Vec<View>,
 }
 
 /// An answer that is to come.
@@ -64,6 +72,7 @@ pub(crate) enum Expected {
     Subscribed {
         name: &'static str,
         rev: u64,
+        epoch: String,
         subscriber: Box<Subscriber>,
     },
     Unsubscribed(&'static str),
@@ -88,17 +97,19 @@ pub(crate) struct Page {
     pub(crate) asked: List,
     pub(crate) limit: usize,
     pub(crate) rev: u64,
-    /// Every entry behind `after` when the list began.
+    /// Every entry behind `after` when the list began, seen or not.
     pub(crate) all: Vec<Listed>,
+    /// What its client might see while the list was made.
+    pub(crate) views: Vec<View>,
     /// Whether it may have taken several turns, in which others wrote.
     pub(crate) spans: bool,
 }
 
 impl Desk {
-    pub(crate) fn new(client: usize, owner: u64, syncs: BTreeMap<String, u64>) -> Desk {
+    pub(crate) fn new(client: usize, by: By, syncs: Syncs) -> Desk {
         Desk {
             client,
-            owner,
+            by,
             sent: VecDeque::new(),
             expected: VecDeque::new(),
             held: VecDeque::new(),
@@ -106,6 +117,7 @@ impl Desk {
             is_deleting: false,
             names: BTreeSet::new(),
             subscribers: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             syncs,
             has_ended: false,
             partial: Vec::new(),
@@ -123,6 +135,25 @@ impl Desk {
         let (line, id, request) = self.held.pop_front()?;
         self.sent.push_back((id, request));
         Some(line)
+    }
+
+    /// The rules have changed. Subscriptions whose answer is not read yet begin under the old ones.
+    pub(crate) fn set_view(&mut self, view: View) {
+        let answers = self.expected.iter_mut();
+        for (_, expected) in answers {
+            match expected {
+                Expected::Subscribed { subscriber, .. } => subscriber.set_view(&view),
+                Expected::List(page) if page.spans => page.views.push(view.clone()),
+                _ => {}
+            }
+        }
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.set_view(&view);
+        }
+        if let Some(deletion) = &mut self.deletion {
+            deletion.views.push(view.clone());
+        }
+        self.by.view = view;
     }
 
     pub(crate) fn receive(&mut self, bytes: &[u8], is_fresh: bool, model: &Model) {
@@ -176,8 +207,12 @@ impl Desk {
                     Happening::Put { key, payload } => (key, Some(Rc::new(payload.into_owned()))),
                     Happening::Delete { key } => (key, None),
                     Happening::Sync => {
-                        self.syncs.insert(name, rev);
-                        return subscriber.sync(rev, is_fresh, model);
+                        subscriber.sync(rev, is_fresh, model);
+                        self.syncs.insert(
+                            name.clone(),
+                            (rev, self.epochs[&name].clone(), subscriber.view().clone()),
+                        );
+                        return;
                     }
                     Happening::Reset => return subscriber.reset(rev, model),
                 };
@@ -226,7 +261,7 @@ impl Desk {
             (Expected::Deleted, answer) => {
                 self.is_deleting = false;
                 let deletion = self.deletion.take().expect("it was carried out");
-                deletion.check_survivors(model);
+                deletion.check_survivors(model, &self.by);
                 let expected = (Some(deletion.deleted), Some(deletion.rev));
                 assert_eq!((answer.deleted, answer.rev), expected, "{line}");
             }
@@ -241,12 +276,14 @@ impl Desk {
                 Expected::Subscribed {
                     name,
                     rev,
+                    epoch,
                     subscriber,
                 },
                 answer,
             ) => {
                 assert_eq!(answer.rev, Some(rev), "{line}");
-                assert_eq!(answer.epoch.as_deref(), Some("e1"), "{line}");
+                assert_eq!(answer.epoch.as_deref(), Some(&*epoch), "{line}");
+                self.epochs.insert(name.to_owned(), epoch);
                 self.subscribers.insert(name.to_owned(), *subscriber);
             }
             (Expected::Unsubscribed(name), _) => {
@@ -271,10 +308,13 @@ impl Desk {
 
 impl Deletion {
     /// Nothing that was there when the deletion began, and has not been put since, is there still.
-    pub(crate) fn check_survivors(&self, model: &Model) {
+    pub(crate) fn check_survivors(&self, model: &Model, by: &By) {
         for key in model.keys_matching(&self.pattern) {
+            let is_swept = self.views.iter().all(|view| view.sweeps(&key))
+                && model.sweeps(&key, by)
+                && !model.is_claimed_after(&key, self.since);
             assert!(
-                model.rev_of(&key) > self.since,
+                model.rev_of(&key) > self.since || !is_swept,
                 "{key} survives the deletion of {}",
                 self.pattern
             );
@@ -295,11 +335,17 @@ impl Page {
         if self.spans {
             return self.check_spanning(&told, answer.more, model);
         }
-        assert_eq!(&self.all[..told.len()], told, "the entries of {self:?}");
-        assert_eq!(answer.more, told.len() < self.all.len(), "whether more is");
+        let seen = self
+            .all
+            .iter()
+            .filter(|entry| self.views[0].sees(&entry.key));
+        let seen: Vec<&Listed> = seen.collect();
+        let is_next = told.iter().eq(seen.iter().copied().take(told.len()));
+        assert!(is_next, "the entries of {self:?}: {told:?}");
+        assert_eq!(answer.more, told.len() < seen.len(), "whether more is");
         if answer.more && told.len() < self.limit {
             // Cut for its size, which is no reason to give nothing.
-            let next = &self.all[told.len()];
+            let next = seen[told.len()];
             let key_and_value = next.key.len() + next.value.as_ref().map_or(0, |value| value.len());
             let enough = answer.line.len() + key_and_value + 64;
             let is_full = enough as u64 > model.limits.message || self.asked.keys_only;
@@ -326,6 +372,8 @@ impl Page {
                 "{key} does not match"
             );
             last = Some(key);
+            let is_seen = self.views.iter().any(|view| view.sees(key));
+            assert!(is_seen, "{key} is listed for one who may not see it");
             let then = model.change(key, entry.rev).flatten();
             assert!(then.is_some(), "{key} was not put at {}", entry.rev);
             if !self.asked.keys_only {
@@ -337,9 +385,10 @@ impl Page {
         for entry in &self.all {
             let is_lasting = model.rev_of(&entry.key) == entry.rev;
             let is_told = told.iter().any(|told| told.key == entry.key);
+            let is_seen = self.views.iter().all(|view| view.sees(&entry.key));
             let is_behind = more && last.is_none_or(|last| entry.key.as_str() > last);
             assert!(
-                is_told || !is_lasting || is_behind,
+                is_told || !is_lasting || is_behind || !is_seen,
                 "{} is not told",
                 entry.key
             );

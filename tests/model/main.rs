@@ -11,12 +11,23 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "only what reads the command line is played")]
+#[path = "../../src/bin/nkv-server/arguments.rs"]
+mod arguments;
+#[allow(dead_code, reason = "only what reads the command line is played")]
+#[path = "../../src/bin/nkv-server/places.rs"]
+mod places;
+
 mod acts;
 mod desk;
 mod journals;
 mod model;
+mod number;
 mod office;
+mod pattern;
+mod rights;
 mod seeds;
+mod strategy;
 mod subscriber;
 
 use nkv::wire::{Lifetime, Limits};
@@ -44,6 +55,7 @@ fn variant(set: impl FnOnce(&mut Limits)) -> Variant {
         taste: Taste {
             more_keys: 0,
             burns: 1,
+            rules: 0,
             faults: 0,
             acts: 100,
         },
@@ -75,7 +87,7 @@ fn check(variant: &Variant) {
         ..Config::default()
     };
     let mut runner = TestRunner::new(config);
-    let outcome = runner.run(&acts::acts(variant.taste), |acts| {
+    let outcome = runner.run(&strategy::acts(variant.taste), |acts| {
         run(variant, &acts);
         Ok(())
     });
@@ -117,6 +129,14 @@ fn limits_are_tight() {
     }));
 }
 
+/// The rules change while everybody is at work.
+#[test]
+fn rules_change() {
+    let mut variant = variant(|limits| limits.tombstones = 3);
+    variant.taste.rules = 8;
+    check(&variant);
+}
+
 /// So many keys that walks, lists and deletions take several turns.
 #[test]
 fn there_are_many_keys() {
@@ -124,6 +144,7 @@ fn there_are_many_keys() {
         taste: Taste {
             more_keys: 6000,
             burns: 4,
+            rules: 0,
             faults: 0,
             acts: 60,
         },
@@ -150,6 +171,13 @@ fn storage_fails() {
 #[test]
 fn storage_fails_and_three_deletions_are_remembered() {
     check(&keeping(|limits| limits.tombstones = 3));
+}
+
+#[test]
+fn storage_fails_and_rules_change() {
+    let mut variant = keeping(|_| {});
+    variant.taste.rules = 8;
+    check(&variant);
 }
 
 #[test]

@@ -4,9 +4,16 @@
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
+use nkv::access::{Action, Resource, rank};
 use nkv::journal::{ORPHAN_PATIENCE, Writable};
-use nkv::keyspace::Class;
+use nkv::keyspace::{Account, Class};
 use nkv::wire::{ErrorCode, Lifetime, Limits, Payload};
+
+use super::pattern::matches;
+use super::rights::View;
+
+/// What stands before a key that is claimed.
+const CLAIMS: &str = "$claims.";
 
 pub(crate) type Value = Rc<Payload<'static>>;
 
@@ -21,6 +28,8 @@ pub(crate) enum Request {
     Batch(Vec<Item>),
     Subscribe(Subscribe),
     Unsubscribe(&'static str),
+    Claim(String),
+    Release(String),
     Hello,
     Stats,
     Ping,
@@ -60,8 +69,10 @@ pub(crate) struct Subscribe {
     pub(crate) cover: Cover,
     pub(crate) initial: bool,
     pub(crate) cuts: bool,
-    /// The revision, and whether the epoch is the right one.
-    pub(crate) since: Option<(u64, bool)>,
+    /// The revision and the epoch.
+    pub(crate) since: Option<(u64, String)>,
+    /// What was to be seen where it resumes from, if that is known.
+    pub(crate) held: Option<View>,
 }
 
 /// Which keys a subscription covers.
@@ -87,6 +98,8 @@ pub(crate) struct Entry {
     /// The connection that it ends with.
     pub(crate) owner: Option<u64>,
     pub(crate) deadline: Option<u64>,
+    /// Who put it last.
+    account: Account,
     /// When it ends if nobody puts it again, after a start without its owner.
     orphan_end: Option<u64>,
 }
@@ -110,6 +123,25 @@ pub(crate) struct Model {
     pub(crate) writable: Writable,
 }
 
+/// Who asks: a connection, by its number, and what it may do.
+#[derive(Clone, Debug)]
+pub(crate) struct By {
+    pub(crate) owner: u64,
+    pub(crate) view: View,
+    pub(crate) account: Account,
+    /// Whether it may hold as much as everybody together.
+    pub(crate) is_free: bool,
+    /// Who it is, as a claim says it.
+    pub(crate) holder: String,
+}
+
+/// Keys and bytes, and those of one user.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    all: (u64, u64),
+    own: (u64, u64),
+}
+
 /// Keys and revisions and values of a part of the keyspace.
 pub(crate) type Picture = BTreeMap<String, (u64, Value)>;
 
@@ -118,7 +150,12 @@ impl Request {
     pub(crate) fn is_write(&self) -> bool {
         matches!(
             self,
-            Request::Put(_) | Request::Delete(..) | Request::DeleteAll(_) | Request::Batch(_)
+            Request::Put(_)
+                | Request::Delete(..)
+                | Request::DeleteAll(_)
+                | Request::Batch(_)
+                | Request::Claim(_)
+                | Request::Release(_)
         )
     }
 }
@@ -127,23 +164,6 @@ impl Cover {
     pub(crate) fn covers(&self, key: &str) -> bool {
         matches(&self.pattern, self.exact, key)
     }
-}
-
-/// Whether a pattern matches a key, or covers it where it is not exact.
-pub(crate) fn matches(pattern: &str, exact: bool, key: &str) -> bool {
-    fn go(pattern: &[&str], exact: bool, key: &[&str]) -> bool {
-        match (pattern, key) {
-            (["*"], _) | ([], []) => true,
-            ([], _) => !exact,
-            ([first, pattern @ ..], [segment, key @ ..]) => {
-                (*first == "*" || first == segment) && go(pattern, exact, key)
-            }
-            _ => false,
-        }
-    }
-    let pattern: Vec<&str> = pattern.split('.').collect();
-    let key: Vec<&str> = key.split('.').collect();
-    go(&pattern, exact, &key)
 }
 
 fn refused(code: ErrorCode) -> Refused {
@@ -218,75 +238,160 @@ impl Model {
     }
 
     /// The revision, and whether the value was there before.
-    pub(crate) fn put(&mut self, put: &Put, owner: u64) -> Result<(u64, bool), Refused> {
-        let before = self.size();
-        let lifetime = terms(put)?;
+    pub(crate) fn put(&mut self, put: &Put, by: &By) -> Result<(u64, bool), Refused> {
+        self.check_unclaimed(&put.key, by)?;
+        let lifetime = terms(put, &by.view)?;
         self.judge(&put.key, put.if_rev)?;
         if self.is_unchanged(put, lifetime) {
             self.check_renewal(put, lifetime)?;
-            self.renew(put, lifetime, owner);
+            self.renew(put, lifetime, by.owner);
             return Ok((self.rev_of(&put.key), true));
         }
         self.check_put(&put.key, lifetime)?;
-        let old = self.entries.get(&put.key);
-        let old = old.map_or((0, 0), |entry| (1, put.key.len() + entry.value.len()));
-        let new = put.key.len() + put.value.len();
-        let after = (before.0 + 1 - old.0, before.1 + new as u64 - old.1 as u64);
-        self.check_quota(before, after)?;
-        self.set(put, lifetime, owner);
+        self.check_put_quota(&put.key, &put.value, by)?;
+        self.set(put, lifetime, by);
         Ok((self.rev, false))
     }
 
     /// All or nothing: carried out on a copy that replaces the model if nothing is refused.
-    pub(crate) fn batch(&mut self, items: &[Item], owner: u64) -> Result<u64, Refused> {
+    pub(crate) fn batch(&mut self, items: &[Item], by: &By) -> Result<u64, Refused> {
         let mut copy = self.clone();
         for (at, item) in items.iter().enumerate() {
             let done = match item {
-                Item::Check(key, if_rev) => self.judge(key, Some(*if_rev)),
-                Item::Put(put) => terms(put).and_then(|lifetime| {
+                Item::Check(key, if_rev) => {
+                    may(by, &[Action::Read], key).and_then(|()| self.judge(key, Some(*if_rev)))
+                }
+                Item::Put(put) => self.check_unclaimed(&put.key, by).and_then(|()| {
+                    let lifetime = terms(put, &by.view)?;
                     self.judge(&put.key, put.if_rev)?;
                     if copy.is_unchanged(put, lifetime) {
                         copy.check_renewal(put, lifetime)?;
-                        copy.renew(put, lifetime, owner);
+                        copy.renew(put, lifetime, by.owner);
                         return Ok(());
                     }
                     copy.check_put(&put.key, lifetime)?;
-                    copy.set(put, lifetime, owner);
+                    copy.set(put, lifetime, by);
                     Ok(())
                 }),
-                Item::Delete(key, if_rev) => self.judge(key, *if_rev).and_then(|()| {
+                Item::Delete(key, if_rev) => may_delete(by, key).and_then(|()| {
+                    self.check_unclaimed(key, by)?;
+                    self.judge(key, *if_rev)?;
                     copy.check_there(key)?;
                     copy.delete(key);
                     Ok(())
                 }),
-                Item::DeleteAll(pattern) => copy.delete_all(pattern).map(drop),
+                Item::DeleteAll(pattern) => may_some(by, Action::Write, pattern, true)
+                    .and_then(|()| copy.delete_all(pattern, by).map(drop)),
             };
             done.map_err(|refused| Refused {
                 at: Some(at as u64),
                 ..refused
             })?;
         }
-        self.check_quota(self.size(), copy.size())?;
+        self.check_quota(self.size(by), copy.size(by), by)?;
         copy.inside.extend(self.rev + 1..copy.rev);
         *self = copy;
         Ok(self.rev)
     }
 
-    pub(crate) fn delete_if(&mut self, key: &str, if_rev: Option<u64>) -> Result<bool, Refused> {
+    pub(crate) fn delete_if(
+        &mut self,
+        key: &str,
+        if_rev: Option<u64>,
+        by: &By,
+    ) -> Result<bool, Refused> {
+        may_delete(by, key)?;
+        self.check_unclaimed(key, by)?;
         self.judge(key, if_rev)?;
         self.check_there(key)?;
         Ok(self.delete(key))
     }
 
-    /// Deletes what a pattern matches, in the order of keys up to the first that can't be, and returns
-    /// how many.
-    pub(crate) fn delete_all(&mut self, pattern: &str) -> Result<u64, Refused> {
-        let keys = self.keys_matching(pattern);
+    /// Deletes what a pattern matches and a client may delete in passing, in the order of keys up to the
+    /// first that can't be, and returns how many.
+    pub(crate) fn delete_all(&mut self, pattern: &str, by: &By) -> Result<u64, Refused> {
+        let mut keys = self.keys_matching(pattern);
+        keys.retain(|key| self.sweeps(key, by));
         for key in &keys {
             self.check_there(key)?;
             self.delete(key);
         }
         Ok(keys.len() as u64)
+    }
+
+    /// The revision of the claim.
+    pub(crate) fn claim(&mut self, key: &str, by: &By) -> Result<u64, Refused> {
+        if !by.view.may_all(Action::Own, key) {
+            return Err(refused(ErrorCode::Denied));
+        }
+        let below = format!("{key}.*");
+        let overlaps =
+            |claimed: &str| is_at_or_below(key, claimed) || matches(&below, true, claimed);
+        if self.claims_of_others(by).any(overlaps) {
+            return Err(refused(ErrorCode::Conflict));
+        }
+        self.check_writable(Lifetime::Session)?;
+        let put = Put {
+            key: format!("{CLAIMS}{key}"),
+            value: Rc::new(Payload::Json(by.holder.clone().into())),
+            if_rev: None,
+            if_changed: false,
+            lifetime: Some(Lifetime::Session),
+            ttl: None,
+        };
+        if self.entries.contains_key(&put.key) {
+            self.renew(&put, Lifetime::Session, by.owner);
+        } else {
+            self.check_put_quota(&put.key, &put.value, by)?;
+            self.set(&put, Lifetime::Session, by);
+        }
+        Ok(self.rev_of(&put.key))
+    }
+
+    /// The revision of its end.
+    pub(crate) fn release(&mut self, key: &str, by: &By) -> Result<u64, Refused> {
+        let claim = format!("{CLAIMS}{key}");
+        let is_own = self
+            .entries
+            .get(&claim)
+            .is_some_and(|entry| entry.is_held_by(by));
+        if !is_own {
+            return Err(refused(ErrorCode::NotFound));
+        }
+        self.check_there(&claim)?;
+        self.delete(&claim);
+        Ok(self.rev)
+    }
+
+    /// Whether a deletion by pattern covers a key.
+    pub(crate) fn sweeps(&self, key: &str, by: &By) -> bool {
+        by.view.sweeps(key) && self.check_unclaimed(key, by).is_ok()
+    }
+
+    /// Whether somebody has claimed a key, or let go of it, after a revision.
+    pub(crate) fn is_claimed_after(&self, key: &str, rev: u64) -> bool {
+        let claims = self.history.range(CLAIMS.to_owned()..);
+        let mut claims = claims.map_while(|(claim, history)| {
+            let changed = history.last().is_some_and(|(change, _)| *change > rev);
+            Some((claim.strip_prefix(CLAIMS)?, changed))
+        });
+        claims.any(|(claimed, changed)| changed && is_at_or_below(key, claimed))
+    }
+
+    /// Refuses to touch what another connection has claimed.
+    fn check_unclaimed(&self, key: &str, by: &By) -> Result<(), Refused> {
+        let mut claims = self.claims_of_others(by);
+        if claims.any(|claimed| is_at_or_below(key, claimed)) {
+            return Err(refused(ErrorCode::Denied));
+        }
+        Ok(())
+    }
+
+    fn claims_of_others(&self, by: &By) -> impl Iterator<Item = &str> {
+        self.entries
+            .range(CLAIMS.to_owned()..)
+            .map_while(|(key, entry)| Some((key.strip_prefix(CLAIMS)?, entry)))
+            .filter_map(|(claimed, entry)| (!entry.is_held_by(by)).then_some(claimed))
     }
 
     /// Whether there was such a key.
@@ -377,14 +482,15 @@ impl Model {
             && entry.is_some_and(|entry| entry.value == put.value && entry.lifetime == lifetime)
     }
 
-    fn set(&mut self, put: &Put, lifetime: Lifetime, owner: u64) {
+    fn set(&mut self, put: &Put, lifetime: Lifetime, by: &By) {
         self.rev += 1;
         self.tombstones.retain(|_, key| *key != put.key);
         let entry = Entry {
             value: put.value.clone(),
             rev: self.rev,
             lifetime,
-            owner: (lifetime == Lifetime::Session).then_some(owner),
+            owner: (lifetime == Lifetime::Session).then_some(by.owner),
+            account: by.account,
             deadline: put.ttl.map(|ttl| self.now + ttl),
             orphan_end: None,
         };
@@ -434,15 +540,59 @@ impl Model {
         }
     }
 
-    /// Keys and bytes.
-    fn size(&self) -> (u64, u64) {
-        (self.entries.len() as u64, self.bytes())
+    /// How many keys and bytes a user holds.
+    pub(crate) fn held(&self, account: Account) -> (u64, u64) {
+        let own = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.account == account);
+        own.fold((0, 0), |held, (key, entry)| {
+            (held.0 + 1, held.1 + (key.len() + entry.value.len()) as u64)
+        })
     }
 
-    fn check_quota(&self, before: (u64, u64), after: (u64, u64)) -> Result<(), Refused> {
-        let keys = after.0 > before.0 && after.0 > self.limits.keys;
-        let bytes = after.1 > before.1 && after.1 > self.limits.bytes;
-        if keys || bytes {
+    fn size(&self, by: &By) -> Size {
+        Size {
+            all: (self.entries.len() as u64, self.bytes()),
+            own: self.held(by.account),
+        }
+    }
+
+    /// Holds the size that one put makes against the quotas.
+    fn check_put_quota(&self, key: &str, value: &Value, by: &By) -> Result<(), Refused> {
+        let before = self.size(by);
+        let mut after = before;
+        if let Some(entry) = self.entries.get(key) {
+            let old = (key.len() + entry.value.len()) as u64;
+            after.all = (after.all.0 - 1, after.all.1 - old);
+            if entry.account == by.account {
+                after.own = (after.own.0 - 1, after.own.1 - old);
+            }
+        }
+        let new = (key.len() + value.len()) as u64;
+        after.all = (after.all.0 + 1, after.all.1 + new);
+        after.own = (after.own.0 + 1, after.own.1 + new);
+        self.check_quota(before, after, by)
+    }
+
+    /// What makes nothing larger may be larger than it should be.
+    fn check_quota(&self, before: Size, after: Size, by: &By) -> Result<(), Refused> {
+        let half = |limit: u64| {
+            if by.is_free {
+                u64::MAX
+            } else {
+                limit.div_ceil(2)
+            }
+        };
+        let Limits { keys, bytes, .. } = self.limits;
+        let own_keys = by.view.quota(Resource::Keys).unwrap_or(half(keys));
+        let own_bytes = by.view.quota(Resource::Bytes).unwrap_or(half(bytes));
+        let is_over = |before: u64, after: u64, limit: u64| after > before && after > limit;
+        if is_over(before.all.0, after.all.0, keys)
+            || is_over(before.all.1, after.all.1, bytes)
+            || is_over(before.own.0, after.own.0, own_keys)
+            || is_over(before.own.1, after.own.1, own_bytes)
+        {
             Err(refused(ErrorCode::Limit))
         } else {
             Ok(())
@@ -450,14 +600,61 @@ impl Model {
     }
 }
 
-/// The lifetime that a put asks for.
-fn terms(put: &Put) -> Result<Lifetime, Refused> {
-    match (put.lifetime, put.ttl) {
-        (Some(Lifetime::Durable), Some(_)) => Err(refused(ErrorCode::BadRequest)),
-        (Some(lifetime), _) => Ok(lifetime),
-        (None, Some(_)) => Ok(Lifetime::Boot),
-        (None, None) => Ok(Lifetime::Durable),
+impl Entry {
+    /// Whether a claim is a connection's, or after a start that of whoever comes back for it.
+    fn is_held_by(&self, by: &By) -> bool {
+        match self.owner {
+            Some(owner) => owner == by.owner,
+            None => *self.value == Payload::Json(by.holder.clone().into()),
+        }
     }
+}
+
+fn is_at_or_below(key: &str, node: &str) -> bool {
+    matches(node, false, key)
+}
+
+/// What a put makes of a lifetime, if the client may put this key at all.
+fn terms(put: &Put, view: &View) -> Result<Lifetime, Refused> {
+    let conditional = put.if_rev.is_some() || put.if_changed;
+    let is_allowed = view.may(Action::Write, &put.key) && (!conditional || view.sees(&put.key));
+    let longest = view.longest_lifetime(&put.key);
+    let is_longer = |lifetime| longest.is_some_and(|longest| rank(lifetime) > rank(longest));
+    let by_default = put.ttl.map_or(Lifetime::Durable, |_| Lifetime::Boot);
+    let lifetime = match put.lifetime {
+        Some(lifetime) if is_longer(lifetime) => return Err(refused(ErrorCode::Denied)),
+        _ if !is_allowed => return Err(refused(ErrorCode::Denied)),
+        Some(lifetime) => lifetime,
+        None if is_longer(by_default) => longest.expect("it is bounded"),
+        None => by_default,
+    };
+    match (lifetime, put.ttl) {
+        (Lifetime::Durable, Some(_)) => Err(refused(ErrorCode::BadRequest)),
+        (lifetime, _) => Ok(lifetime),
+    }
+}
+
+/// Refuses what a client may not do to a key.
+pub(crate) fn may(by: &By, actions: &[Action], key: &str) -> Result<(), Refused> {
+    if actions.iter().all(|action| by.view.may(*action, key)) {
+        Ok(())
+    } else {
+        Err(refused(ErrorCode::Denied))
+    }
+}
+
+/// Refuses what a client may do to no key of a pattern, as far as its rules tell.
+pub(crate) fn may_some(by: &By, action: Action, pattern: &str, exact: bool) -> Result<(), Refused> {
+    if by.view.may_some(action, pattern, exact) {
+        Ok(())
+    } else {
+        Err(refused(ErrorCode::Denied))
+    }
+}
+
+fn may_delete(by: &By, key: &str) -> Result<(), Refused> {
+    // The answer tells whether there was such a key.
+    may(by, &[Action::Write, Action::Read], key)
 }
 
 impl From<ErrorCode> for Refused {

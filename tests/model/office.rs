@@ -7,23 +7,32 @@
 //! could not foretell them: the order in which entries end that end at the same time, and how far a
 //! deletion by pattern got that takes several turns.
 //!
+//! Each seat is another user's, and one is taken by somebody over TCP. The rules who may do what can be
+//! replaced between two turns.
+//!
 //! When storage does not take a turn, the model goes back to where the turn began, and carries out again
 //! what it has carried out, with what storage says that it can keep.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use base64::Engine;
-use nkv::broker::Broker;
+use nkv::access::{Action, Names, Resource, Rules, Subject};
+use nkv::broker::{Broker, Peer};
 use nkv::journal::{Storage, Writable};
-use nkv::keyspace::{Class, Time};
+use nkv::keyspace::{Account, Class, Time};
 use nkv::wire::{ErrorCode, Limits, Payload};
 
 use super::acts::{self, Act, Ask, Condition, JSON, KEYS, NAMES, PATTERNS, SEATS, Since, Taste};
-use super::desk::{Deletion, Desk, Expected, Listed, Page};
-use super::model::{Cover, Item, List, Model, Put, Request, Subscribe, Value, matches};
+use super::desk::{Deletion, Desk, Expected, Listed, Page, Syncs};
+use super::model::{
+    By, Cover, Item, List, Model, Put, Refused, Request, Subscribe, Value, may, may_some,
+};
+use super::pattern::matches;
+use super::rights::{Rights, View};
 use super::subscriber::Subscriber;
-use super::support::{Bench, Phase, unix_peer};
+use super::support::{Bench, Phase};
 
 /// How many entries the broker lets end a turn, at least, where so many are to end.
 const ENDINGS_PER_TURN: usize = 1000;
@@ -39,9 +48,12 @@ pub(crate) struct Office {
 
 struct World {
     model: Model,
+    rights: Option<Rc<Rights>>,
+    /// As the broker has named it.
+    epoch: String,
     seats: Vec<Option<Desk>>,
     /// What each seat knows of the last `sync` under each name, connected or not.
-    syncs: Vec<BTreeMap<String, u64>>,
+    syncs: Vec<Syncs>,
     /// Requests that the broker has carried out.
     requests: u64,
     ids: u64,
@@ -70,8 +82,10 @@ impl Office {
             bench,
             world: World {
                 model: Model::new(limits),
+                rights: None,
+                epoch: "e1".into(),
                 seats: (0..SEATS).map(|_| None).collect(),
-                syncs: vec![BTreeMap::new(); SEATS],
+                syncs: vec![Syncs::new(); SEATS],
                 requests: 0,
                 ids: 0,
                 more_keys,
@@ -99,6 +113,19 @@ impl Office {
             Act::Break(class) => self.bench.storage.break_down(*class),
             Act::Mend(class) => self.bench.storage.mend(*class),
             Act::Restart => self.restart(),
+            Act::Rules(rights) => self.set_rights(rights.clone().map(Rc::new)),
+        }
+    }
+
+    fn set_rights(&mut self, rights: Option<Rc<Rights>>) {
+        self.bench.set_rules(rights.as_deref().map(rules));
+        self.world.rights = rights;
+        self.world.epoch = epoch(&self.bench.broker);
+        for seat in 0..SEATS {
+            let view = self.world.view(seat);
+            if let Some(desk) = &mut self.world.seats[seat] {
+                desk.set_view(view);
+            }
         }
     }
 
@@ -114,6 +141,9 @@ impl Office {
             }
         }
         self.bench.restart();
+        let rights = self.world.rights.as_deref();
+        self.bench.set_rules(rights.map(rules));
+        self.world.epoch = epoch(&self.bench.broker);
         self.world.requests = 0;
         self.world.model.restart(self.bench.storage.floor());
         self.world.compare(&self.bench.broker);
@@ -203,18 +233,15 @@ impl Office {
     }
 
     fn desk(&mut self, seat: usize) -> &mut Desk {
+        let view = self.world.view(seat);
         let World {
-            seats,
-            model: _,
-            syncs,
-            ids,
-            ..
+            seats, syncs, ids, ..
         } = &mut self.world;
         let bench = &mut self.bench;
         seats[seat].get_or_insert_with(|| {
             *ids += 1;
-            let client = bench.connect(unix_peer()).expect("there is room for a few");
-            Desk::new(client, *ids, syncs[seat].clone())
+            let client = bench.connect(peer(seat)).expect("there is room for a few");
+            Desk::new(client, by(seat, *ids, view), syncs[seat].clone())
         })
     }
 
@@ -235,7 +262,7 @@ impl Office {
     fn disconnect(&mut self, seat: usize) {
         if let Some(desk) = self.world.seats[seat].take() {
             self.bench.disconnect(desk.client);
-            self.world.model.departed.insert(desk.owner);
+            self.world.model.departed.insert(desk.by.owner);
             self.world.syncs[seat] = desk.syncs;
         }
     }
@@ -259,6 +286,13 @@ impl World {
     fn id(&mut self) -> String {
         self.ids += 1;
         (self.ids + 1000).to_string()
+    }
+
+    fn view(&self, seat: usize) -> View {
+        View {
+            rights: self.rights.clone(),
+            subject: subject(seat),
+        }
     }
 
     fn pump(&mut self, seat: usize, bench: &mut Bench) {
@@ -300,6 +334,10 @@ impl World {
             (model.rev, model.entries.len() as u64, model.bytes()),
             "revision, keys, bytes"
         );
+        for account in [Account::user(1000), Account::user(1001), Account::TCP] {
+            let held = keyspace.held(account);
+            assert_eq!((held.keys, held.bytes), model.held(account), "{account}");
+        }
         assert_eq!(
             (keyspace.tombstones(), keyspace.floor()),
             (model.tombstones(), model.floor),
@@ -336,23 +374,12 @@ impl World {
                 Request::DeleteAll(pattern) if self.turn.before.is_some() => {
                     self.delete_at_once(&mut desk, &pattern)
                 }
-                Request::DeleteAll(pattern) => {
-                    let since = self.model.rev;
-                    desk.deletion = Some(Deletion {
-                        pattern,
-                        since,
-                        rev: since,
-                        deleted: 0,
-                        last: None,
-                    });
-                    self.delete_on(&mut desk, broker);
-                    Expected::Deleted
-                }
-                Request::List(list) => Expected::List(self.list(list, is_last && may_go_on)),
+                Request::DeleteAll(pattern) => self.begin_deletion(&mut desk, pattern, broker),
+                Request::List(list) => self.list(&desk, list, is_last && may_go_on),
                 request => self.carry_out(&mut desk, request),
             };
             if let Some(deletion) = desk.deletion.as_ref().filter(|_| !is_last || !may_go_on) {
-                deletion.check_survivors(&self.model);
+                deletion.check_survivors(&self.model, &desk.by);
             }
             let waiting = desk.bytes_waiting();
             assert!(
@@ -414,6 +441,7 @@ impl World {
                 Expected::Subscribed {
                     name,
                     rev,
+                    epoch,
                     mut subscriber,
                 },
             ) => {
@@ -421,12 +449,11 @@ impl World {
                 Expected::Subscribed {
                     name,
                     rev,
+                    epoch,
                     subscriber,
                 }
             }
-            (Request::List(list), _) if has_written => {
-                Expected::List(self.list(list.clone(), false))
-            }
+            (Request::List(list), _) if has_written => self.list(desk, list.clone(), false),
             (Request::DeleteAll(pattern), _) => self.delete_at_once(desk, pattern),
             (Request::Get(_) | Request::Stats, _) if has_written => {
                 self.carry_out(desk, request.clone())
@@ -436,11 +463,31 @@ impl World {
         }
     }
 
+    /// A deletion by pattern that may take several turns.
+    fn begin_deletion(&mut self, desk: &mut Desk, pattern: String, broker: &Broker) -> Expected {
+        if let Err(refused) = may_some(&desk.by, Action::Write, &pattern, true) {
+            return Expected::NotDeleted(refused);
+        }
+        let since = self.model.rev;
+        desk.deletion = Some(Deletion {
+            pattern,
+            since,
+            rev: since,
+            deleted: 0,
+            last: None,
+            views: vec![desk.by.view.clone()],
+        });
+        self.delete_on(desk, broker);
+        Expected::Deleted
+    }
+
     /// A deletion by pattern that takes no more than its turn.
     fn delete_at_once(&mut self, desk: &mut Desk, pattern: &str) -> Expected {
         let since = self.model.rev;
         desk.deletion = None;
-        match self.model.delete_all(pattern) {
+        let done = may_some(&desk.by, Action::Write, pattern, true)
+            .and_then(|()| self.model.delete_all(pattern, &desk.by));
+        match done {
             Ok(deleted) => {
                 desk.deletion = Some(Deletion {
                     pattern: pattern.to_owned(),
@@ -448,6 +495,7 @@ impl World {
                     rev: self.model.rev,
                     deleted,
                     last: None,
+                    views: vec![desk.by.view.clone()],
                 });
                 Expected::Deleted
             }
@@ -462,6 +510,10 @@ impl World {
             assert!(
                 matches(&deletion.pattern, true, &key),
                 "{key} does not match"
+            );
+            assert!(
+                self.model.sweeps(&key, &desk.by),
+                "{key} is deleted by one who may not"
             );
             let is_next = deletion.last.as_ref().is_none_or(|last| *last < key);
             assert!(is_next, "{key} is deleted after {:?}", deletion.last);
@@ -497,7 +549,10 @@ impl World {
         };
     }
 
-    fn list(&self, asked: List, spans: bool) -> Page {
+    fn list(&self, desk: &Desk, asked: List, spans: bool) -> Expected {
+        if let Err(refused) = may_some(&desk.by, Action::Read, &asked.pattern, true) {
+            return Expected::Refused(refused);
+        }
         let behind = |key: &String| asked.after.as_ref().is_none_or(|after| after < key);
         let keys = self
             .model
@@ -507,13 +562,14 @@ impl World {
         let all = keys.map(|key| self.listed(key, asked.keys_only)).collect();
         let limit = asked.limit.unwrap_or(u64::MAX).min(self.model.limits.page);
         let limit = usize::try_from(limit).expect("a page is small");
-        Page {
+        Expected::List(Page {
             asked,
             limit,
             rev: self.model.rev,
             all,
+            views: vec![desk.by.view.clone()],
             spans,
-        }
+        })
     }
 
     fn listed(&self, key: String, keys_only: bool) -> Listed {
@@ -533,33 +589,32 @@ impl World {
         let model = &mut self.model;
         let expected = match request {
             Request::Put(put) => {
-                let done = model.put(&put, desk.owner);
+                let done = model.put(&put, &desk.by);
                 done.map(|(rev, unchanged)| Expected::Written { rev, unchanged })
             }
-            Request::Get(key) if model.entries.contains_key(&key) => {
-                Ok(Expected::Entry(self.listed(key, false)))
-            }
-            Request::Get(_) => Err(ErrorCode::NotFound.into()),
+            Request::Get(key) => match may(&desk.by, &[Action::Read], &key) {
+                Err(refused) => Err(refused),
+                Ok(()) if model.entries.contains_key(&key) => {
+                    Ok(Expected::Entry(self.listed(key, false)))
+                }
+                Ok(()) => Err(ErrorCode::NotFound.into()),
+            },
             Request::Delete(key, if_rev) => {
-                let done = model.delete_if(&key, if_rev);
+                let done = model.delete_if(&key, if_rev, &desk.by);
                 let rev = model.rev;
                 done.map(|deleted| Expected::DeletedKey {
                     deleted: deleted.into(),
                     rev,
                 })
             }
-            Request::Batch(items) => {
-                let done = model.batch(&items, desk.owner);
-                done.map(|rev| Expected::Written {
-                    rev,
-                    unchanged: false,
-                })
-            }
+            Request::Batch(items) => written(model.batch(&items, &desk.by)),
             Request::Subscribe(subscribe) => self.subscribe(desk, &subscribe),
             Request::Unsubscribe(name) if desk.names.remove(name) => {
                 Ok(Expected::Unsubscribed(name))
             }
             Request::Unsubscribe(_) => Err(ErrorCode::NotFound.into()),
+            Request::Claim(key) => written(model.claim(&key, &desk.by)),
+            Request::Release(key) => written(model.release(&key, &desk.by)),
             Request::Hello => Ok(Expected::Hello { rev: model.rev }),
             Request::Stats => Ok(Expected::Stats(self.stats(desk))),
             Request::Ping => Ok(Expected::Pong),
@@ -569,23 +624,25 @@ impl World {
         expected.unwrap_or_else(Expected::Refused)
     }
 
-    fn subscribe(
-        &self,
-        desk: &mut Desk,
-        subscribe: &Subscribe,
-    ) -> Result<Expected, super::model::Refused> {
+    fn subscribe(&self, desk: &mut Desk, subscribe: &Subscribe) -> Result<Expected, Refused> {
         let name = subscribe.name;
+        let Cover { pattern, exact } = &subscribe.cover;
+        may_some(&desk.by, Action::Read, pattern, *exact)?;
         if desk.names.contains(name) {
             return Err(ErrorCode::Conflict.into());
         }
-        if desk.names.len() as u64 >= self.model.limits.subscriptions {
+        let most = self.model.limits.subscriptions;
+        let most = most.min(desk.by.view.quota(Resource::Subscriptions).unwrap_or(most));
+        if desk.names.len() as u64 >= most {
             return Err(ErrorCode::Limit.into());
         }
         desk.names.insert(name);
-        let subscriber = Box::new(Subscriber::new(subscribe, &self.model));
+        let subscriber = Subscriber::new(subscribe, &self.epoch, &desk.by.view, &self.model);
+        let (subscriber, epoch) = (Box::new(subscriber), self.epoch.clone());
         Ok(Expected::Subscribed {
             name,
             rev: self.model.rev,
+            epoch,
             subscriber,
         })
     }
@@ -667,6 +724,20 @@ impl World {
                 let fields = format!("\"op\":\"unsubscribe\",\"sub\":{name}");
                 (fields, Request::Unsubscribe(name))
             }
+            Ask::Claim(key) => {
+                let key = self.key(*key);
+                (
+                    format!("\"op\":\"claim\",\"key\":\"{key}\""),
+                    Request::Claim(key),
+                )
+            }
+            Ask::Release(key) => {
+                let key = self.key(*key);
+                (
+                    format!("\"op\":\"release\",\"key\":\"{key}\""),
+                    Request::Release(key),
+                )
+            }
             Ask::Hello => (
                 "\"op\":\"hello\",\"client\":\"model\"".into(),
                 Request::Hello,
@@ -727,22 +798,23 @@ impl World {
         let desk = self.seats[seat].as_ref();
         let name = NAMES[name];
         let rev = self.model.rev;
+        let last_sync = desk.and_then(|desk| desk.syncs.get(name));
+        let held = last_sync.filter(|_| matches!(since, Since::LastSync));
+        let held = held.map(|(.., view)| view.clone());
         let since = match since {
             Since::None => None,
-            Since::LastSync => desk
-                .and_then(|desk| desk.syncs.get(name))
-                .map(|since| (*since, true)),
-            Since::Ago(revisions) => Some((rev.saturating_sub(revisions), true)),
-            Since::Ahead(revisions) => Some((rev + revisions, true)),
-            Since::OtherEpoch => Some((rev, false)),
+            Since::LastSync => last_sync.map(|(since, epoch, _)| (*since, epoch.clone())),
+            Since::Ago(revisions) => Some((rev.saturating_sub(revisions), self.epoch.clone())),
+            Since::Ahead(revisions) => Some((rev + revisions, self.epoch.clone())),
+            Since::OtherEpoch => Some((rev, "e0".into())),
         };
         let pattern = PATTERNS[pattern].to_owned();
         let mut fields = format!("\"op\":\"subscribe\",\"key\":\"{pattern}\"");
         append(&mut fields, "exact", exact.then_some(true));
         append(&mut fields, "initial", (!initial).then_some(false));
         append(&mut fields, "cuts", cuts.then_some(true));
-        append(&mut fields, "since", since.map(|(since, _)| since));
-        let epoch = since.map(|(_, is_right)| if is_right { "\"e1\"" } else { "\"e0\"" });
+        append(&mut fields, "since", since.as_ref().map(|(since, _)| since));
+        let epoch = since.as_ref().map(|(_, epoch)| format!("\"{epoch}\""));
         append(&mut fields, "epoch", epoch);
         let cover = Cover { pattern, exact };
         (
@@ -753,6 +825,7 @@ impl World {
                 initial,
                 cuts,
                 since,
+                held,
             }),
         )
     }
@@ -843,6 +916,73 @@ impl World {
     }
 }
 
+fn written(done: Result<u64, Refused>) -> Result<Expected, Refused> {
+    done.map(|rev| Expected::Written {
+        rev,
+        unchanged: false,
+    })
+}
+
+/// Who sits where: two users of the machine, and somebody from outside.
+fn subject(seat: usize) -> Subject {
+    match seat {
+        0 => Subject::User {
+            uid: 1000,
+            gids: vec![1000, 50],
+        },
+        1 => Subject::User {
+            uid: 1001,
+            gids: vec![50, 60],
+        },
+        _ => Subject::Tcp,
+    }
+}
+
+fn peer(seat: usize) -> Peer {
+    match subject(seat) {
+        Subject::User { uid, gids } => Peer::Unix {
+            pid: 1,
+            uid,
+            gid: gids[0],
+            groups: gids[1..].to_vec(),
+        },
+        Subject::Tcp => Peer::Tcp(([127, 0, 0, 1], 9).into()),
+    }
+}
+
+/// A connection from a seat. The first one's is the user whose daemon it is.
+fn by(seat: usize, owner: u64, view: View) -> By {
+    let (account, holder) = match subject(seat) {
+        Subject::User { uid, .. } => (Account::user(uid), format!(r#"{{"uid":{uid},"pid":1}}"#)),
+        Subject::Tcp => (Account::TCP, r#"{"address":"127.0.0.1"}"#.to_owned()),
+    };
+    By {
+        owner,
+        view,
+        account,
+        is_free: seat == 0,
+        holder,
+    }
+}
+
+/// The rules as the daemon reads them.
+fn rules(rights: &Rights) -> Arc<Rules> {
+    struct Nobody;
+
+    impl Names for Nobody {
+        fn user(&self, _: &str) -> Option<u32> {
+            None
+        }
+
+        fn group(&self, _: &str) -> Option<u32> {
+            None
+        }
+    }
+
+    let rules = Rules::parse(&rights.to_string(), &Nobody);
+    Arc::new(rules.expect("they are written as they should be"))
+}
+
 /// A value, and the field that it travels in.
 fn value(value: acts::Value) -> (Value, String) {
     let (payload, field) = match value {
@@ -884,6 +1024,12 @@ fn requests(broker: &Broker) -> u64 {
     let stats = broker.statistics(Time(0));
     let stats: serde_json::Value = serde_json::from_str(&stats).expect("statistics are JSON");
     stats["requests"].as_u64().expect("a count")
+}
+
+fn epoch(broker: &Broker) -> String {
+    let stats = broker.statistics(Time(0));
+    let stats: serde_json::Value = serde_json::from_str(&stats).expect("statistics are JSON");
+    stats["epoch"].as_str().expect("a name").to_owned()
 }
 
 /// The keys that are deleted after a revision, where nothing else has happened since.

@@ -4,6 +4,7 @@
 //! never asked is how the broker came to send it.
 
 use super::model::{Cover, Model, Picture, Subscribe, Value};
+use super::rights::View;
 
 #[derive(Debug)]
 pub(crate) struct Subscriber {
@@ -24,6 +25,9 @@ pub(crate) struct Subscriber {
     is_dirty: bool,
     /// Nothing was owed to it at this revision.
     caught_up: u64,
+    /// What it may see: as events that were made last said, and then as it has become since. Which of
+    /// them events are made by that it has yet to read can't be known.
+    views: Vec<View>,
 }
 
 #[derive(Debug)]
@@ -43,7 +47,12 @@ pub(crate) struct Told<'a> {
 
 impl Subscriber {
     /// A subscriber as the request leaves it. One that resumes holds what the keyspace was then.
-    pub(crate) fn new(subscribe: &Subscribe, model: &Model) -> Subscriber {
+    pub(crate) fn new(
+        subscribe: &Subscribe,
+        epoch: &str,
+        view: &View,
+        model: &Model,
+    ) -> Subscriber {
         let mut subscriber = Subscriber {
             cover: subscribe.cover.clone(),
             cuts: subscribe.cuts,
@@ -55,11 +64,16 @@ impl Subscriber {
             synced: None,
             is_dirty: false,
             caught_up: 0,
+            views: vec![view.clone()],
         };
-        match subscribe.since {
-            Some((since, true)) if since <= model.rev => {
-                subscriber.copy = model.picture(&subscriber.cover, since);
-                subscriber.rev = since;
+        // What it holds is what it could see when it was told.
+        if let Some(held) = subscribe.held.as_ref().filter(|held| *held != view) {
+            subscriber.views.insert(0, held.clone());
+        }
+        match &subscribe.since {
+            Some((since, known)) if known == epoch && *since <= model.rev => {
+                subscriber.copy = subscriber.picture(*since, &subscriber.views[0], model);
+                subscriber.rev = *since;
             }
             Some(_) => subscriber.owes_reset = true,
             None if subscribe.initial => {
@@ -74,7 +88,14 @@ impl Subscriber {
     /// What it was thought to hold where it resumed may have been undone.
     pub(crate) fn undo(&mut self, model: &Model) {
         if self.walk.is_none() && !self.owes_reset && self.told_after == 0 {
-            self.copy = model.picture(&self.cover, self.rev);
+            self.copy = self.picture(self.rev, &self.views[0], model);
+        }
+    }
+
+    /// From now on it may see something else. It starts over if that makes a difference to it.
+    pub(crate) fn set_view(&mut self, view: &View) {
+        if self.newest_view() != view {
+            self.views.push(view.clone());
         }
     }
 
@@ -82,6 +103,11 @@ impl Subscriber {
         let Told { key, rev, .. } = *told;
         assert!(!self.owes_reset, "a reset comes first");
         assert!(self.cover.covers(key), "{key} is not covered");
+        let is_seen = self
+            .views_at(told.is_fresh)
+            .iter()
+            .any(|view| view.sees(key));
+        assert!(is_seen, "{key} is told to one who may not see it");
         let then = model.change(key, rev);
         let then = then.unwrap_or_else(|| panic!("{key} did not change at {rev}"));
         assert_eq!(told.value.as_ref(), then, "what {key} became at {rev}");
@@ -134,7 +160,7 @@ impl Subscriber {
                 "a sync with nothing before it"
             );
         }
-        self.assert_is(rev, model);
+        self.assert_is(rev, is_fresh, model);
         self.walk = None;
         self.rev = rev;
         self.synced = Some(rev);
@@ -144,7 +170,7 @@ impl Subscriber {
     pub(crate) fn reset(&mut self, rev: u64, model: &Model) {
         let position = self.rev.max(self.caught_up);
         assert!(
-            self.owes_reset || position < model.floor,
+            self.owes_reset || position < model.floor || self.views.len() > 1,
             "a reset without need: all up to {position} is told, deletions after {} are known",
             model.floor
         );
@@ -166,7 +192,12 @@ impl Subscriber {
 
     /// Holds the copy against the present: the broker says that it has nothing more to tell.
     pub(crate) fn is_caught_up(&mut self, model: &Model) {
-        if self.caught_up == model.rev && !self.is_dirty && self.synced.is_some() {
+        let is_seen_as_before = self.views.len() == 1;
+        if self.caught_up == model.rev
+            && !self.is_dirty
+            && self.synced.is_some()
+            && is_seen_as_before
+        {
             return;
         }
         assert!(self.synced.is_some(), "no sync has come");
@@ -174,13 +205,45 @@ impl Subscriber {
             !(self.cuts && self.is_dirty),
             "no sync has come after a change"
         );
-        self.assert_is(model.rev, model);
+        self.assert_is(model.rev, true, model);
         self.caught_up = model.rev;
     }
 
-    fn assert_is(&self, rev: u64, model: &Model) {
-        let mut expected = model.picture(&self.cover, rev);
-        expected.retain(|_, (rev, _)| *rev > self.told_after);
-        assert_eq!(self.copy, expected, "the copy at revision {rev}");
+    /// Holds the copy against what is to be seen at a revision: as things are where the event is fresh,
+    /// else as at some time since the last.
+    fn assert_is(&mut self, rev: u64, is_fresh: bool, model: &Model) {
+        let all = self.views.len();
+        let first = all - self.views_at(is_fresh).len();
+        let fits = |view: &View| self.copy == self.picture(rev, view, model);
+        match (first..all).find(|number| fits(&self.views[*number])) {
+            Some(number) => drop(self.views.drain(..number)),
+            None => assert_eq!(
+                self.copy,
+                self.picture(rev, self.newest_view(), model),
+                "the copy at revision {rev}"
+            ),
+        }
+    }
+
+    /// What there is to be seen at a revision.
+    fn picture(&self, rev: u64, view: &View, model: &Model) -> Picture {
+        let mut picture = model.picture(&self.cover, rev);
+        picture.retain(|key, (rev, _)| *rev > self.told_after && view.sees(key));
+        picture
+    }
+
+    /// What it could see when it was told what it holds, as far as that is known.
+    pub(crate) fn view(&self) -> &View {
+        &self.views[0]
+    }
+
+    fn newest_view(&self) -> &View {
+        self.views.last().expect("there is always one")
+    }
+
+    /// How it may be seen by an event.
+    fn views_at(&self, is_fresh: bool) -> &[View] {
+        let from = if is_fresh { self.views.len() - 1 } else { 0 };
+        &self.views[from..]
     }
 }

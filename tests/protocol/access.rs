@@ -151,7 +151,7 @@ fn each_op_is_held_against_the_rules() {
         ),
         (r#"{"op":"delete","key":"inbox.a","if_rev":0}"#, "denied"),
         (r#"{"op":"get","key":"inbox.a"}"#, "denied"),
-        (r#"{"op":"delete","key":"inbox.a"}"#, "ok"),
+        (r#"{"op":"delete","key":"inbox.a"}"#, "denied"),
     ] {
         check(STAFF, request, expected);
     }

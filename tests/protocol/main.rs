@@ -21,6 +21,7 @@
 //! end a                       a closes its sending half
 //! drained a                   all that a sent is answered and read: the daemon may close
 //! open a                      the opposite
+//! closed a                    the daemon has given a up and closed
 //! disconnect a                a is gone
 //! ```
 //!
@@ -41,6 +42,7 @@ mod quotas;
 mod script;
 mod statistics;
 mod storage;
+mod strangers;
 
 use script::play;
 
@@ -91,6 +93,7 @@ transcripts! {
     s4_list
     s4_put
     s4_quotas
+    s4_strangers
     s4_subscribe
     s4_ttl
     s4_unknown_fields
@@ -152,6 +155,7 @@ fn a_wrong_transcript_fails() {
     );
     check("drained a", "line 2: a is not drained");
     check("end a\nopen a", "line 3: a is drained");
+    check("closed a", "line 2: a is not closed");
     check("refused b {}", "line 2: b is not refused");
     check("refuse b {}", "line 2: no such step");
     check("b> {}", "line 2: there is no b");

@@ -145,6 +145,13 @@ impl Stage {
                     _ => Ok(()),
                 }
             }
+            "closed" => {
+                let client = self.client(name)?;
+                if self.bench().is_connected(client) {
+                    return Err(format!("{name} is not closed"));
+                }
+                Ok(())
+            }
             "disconnect" => {
                 let client = self.client(name)?;
                 self.bench().disconnect(client);

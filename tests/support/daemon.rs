@@ -695,6 +695,25 @@ impl Process {
         number_after(&self.file("limits"), "Max open files")
     }
 
+    /// How many TCP sockets it has, of whichever kind and state.
+    pub(crate) fn tcp_sockets(self) -> usize {
+        let tables = self.file("net/tcp") + &self.file("net/tcp6");
+        let inodes: Vec<&str> = tables
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(9))
+            .collect();
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap();
+        let targets =
+            descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        targets
+            .filter(|target| {
+                let target = target.to_string_lossy();
+                let inode = target.strip_prefix("socket:[").unwrap_or_default();
+                inodes.contains(&inode.trim_end_matches(']'))
+            })
+            .count()
+    }
+
     /// How much processor time it has used, in clock ticks.
     pub(crate) fn ticks(self) -> u64 {
         let user_and_system = self.stat().skip(11).take(2).collect::<Vec<_>>();

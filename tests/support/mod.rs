@@ -113,7 +113,7 @@ impl Bench {
     pub fn connect(&mut self, peer: Peer) -> Result<usize, String> {
         let session = self
             .broker
-            .connect(peer)
+            .connect(peer, self.now)
             .map_err(|line| String::from_utf8(line).unwrap())?;
         self.clients.push(Client {
             session: Some(session),
@@ -156,9 +156,10 @@ impl Bench {
         session.is_some_and(|session| self.broker.is_drained(session))
     }
 
-    /// Whether a client has sent bytes that the broker has not taken.
+    /// Whether a client has sent bytes that the broker has not taken and will take.
     pub fn has_unsent(&self, client: usize) -> bool {
-        !self.clients[client].unsent.is_empty()
+        let client = &self.clients[client];
+        client.session.is_some() && !client.unsent.is_empty()
     }
 
     /// How many bytes a client takes a turn; all at first.
@@ -240,6 +241,12 @@ impl Bench {
                 self.broker.set_due(session);
             }
             self.broker.end_share(session, given, share);
+            if self.broker.is_expelled(session) {
+                // What it sends now nobody takes.
+                self.broker.disconnect(session);
+                client.session = None;
+                client.unsent.clear();
+            }
         }
         self.broker.wait(&mut waiting);
         self.broker.end_turn();

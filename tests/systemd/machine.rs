@@ -104,6 +104,11 @@ impl Machine {
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// Its init, as it is numbered outside.
+    pub(crate) fn init(&self) -> u32 {
+        self.init
+    }
+
     /// Where a path inside is from outside. Absolute symbolic links on the way would lead astray.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         format!("/proc/{}/root{inside}", self.init).into()

@@ -26,7 +26,7 @@ import nkv
 import nkv.aio
 from nkv._threads import run
 
-PATIENCE = 60.0
+PATIENCE = 25.0
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 GREETING = (

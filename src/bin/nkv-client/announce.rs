@@ -5,30 +5,21 @@
 //! is put again only if nobody else has changed it meanwhile, and else the program ends.
 
 use std::ffi::OsString;
-use std::io;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nkv::Key;
 use nkv::client::{Announcement, Client, Error, Event, Put, Value};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::daemon::Target;
-use crate::failure::{Failure, NOT_MET, USAGE, plain};
+use crate::failure::Failure;
 use crate::follow::Follower;
+use crate::held::Running;
 use crate::interrupt::Stopper;
 use crate::subscribe::notice;
 
 /// How long a claim waits for its daemon: a year.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// What a shell says of a command that it can't find, or can't run.
-const NOT_FOUND: u8 = 127;
-const NOT_RUN: u8 = 126;
 
 /// An entry that is kept there.
 pub(crate) struct Announcing {
@@ -62,24 +53,7 @@ impl Announcing {
 
     /// Keeps it as long as a command runs, whose exit code becomes this program's.
     pub(crate) fn during(self, command: &[OsString]) -> Result<(), Failure> {
-        let signals = Signals::take()
-            .map_err(|error| Failure::new(NOT_MET, format!("signals: {}", plain(&error))))?;
-        let (name, arguments) = command
-            .split_first()
-            .ok_or_else(|| Failure::new(USAGE, "no command"))?;
-        let cannot_run = |error: io::Error| {
-            let code = match error.kind() {
-                io::ErrorKind::NotFound => NOT_FOUND,
-                _ => NOT_RUN,
-            };
-            let name = name.display();
-            Failure::new(code, format!("cannot run {name}: {}", plain(&error)))
-        };
-        let mut child = Command::new(name)
-            .args(arguments)
-            .spawn()
-            .map_err(cannot_run)?;
-        signals.pass_on(&child);
+        let running = Running::start(command)?;
         // What becomes of the connection is told, but it is no reason to end the command, nor to let the
         // entry go.
         let key = self.announcement.key().to_owned();
@@ -88,13 +62,10 @@ impl Announcing {
                 notice(&failure.message);
             }
         });
-        let status = child.wait().map_err(cannot_run)?;
+        let ended = running.wait();
         // That it goes now is not to be told.
         self.stopper.stop();
-        match exit_code(status) {
-            0 => Ok(()),
-            code => Err(Failure::new(code, "")),
-        }
+        ended
     }
 }
 
@@ -149,50 +120,4 @@ fn end_of(client: &Client, key: &str) -> Option<Error> {
         Ok(subscription) => subscription.filter_map(Result::err).next(),
         Err(error) => Some(error),
     }
-}
-
-/// Signals that are for the command. What a terminal sends, it sends to the command as well; others
-/// are passed on.
-struct Signals(Vec<(i32, UnixStream)>);
-
-impl Signals {
-    fn take() -> io::Result<Signals> {
-        for signal in [SIGINT, SIGQUIT] {
-            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
-        }
-        let mut taken = Vec::new();
-        for signal in [SIGTERM, SIGHUP] {
-            let (receiver, sender) = UnixStream::pair()?;
-            signal_hook::low_level::pipe::register(signal, sender)?;
-            taken.push((signal, receiver));
-        }
-        Ok(Signals(taken))
-    }
-
-    fn pass_on(self, child: &Child) {
-        let id = child.id();
-        for (signal, mut receiver) in self.0 {
-            std::thread::spawn(move || {
-                while io::Read::read_exact(&mut receiver, &mut [0]).is_ok() {
-                    let id = i32::try_from(id)
-                        .ok()
-                        .and_then(rustix::process::Pid::from_raw);
-                    let signal = rustix::process::Signal::from_named_raw(signal);
-                    if let (Some(id), Some(signal)) = (id, signal) {
-                        // It may have ended just now.
-                        let _ = rustix::process::kill_process(id, signal);
-                    }
-                }
-            });
-        }
-    }
-}
-
-/// As a shell counts: 128 and the signal's number where a signal ended it.
-fn exit_code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| Some(128 + status.signal()?))
-        .unwrap_or(1);
-    u8::try_from(code).unwrap_or(NOT_MET)
 }

@@ -21,6 +21,7 @@ Examples:
   nkv-client wait db.ready true --timeout 30s
   nkv-client announce present.web true -- ./web-server   there as long as the command runs
   nkv-client put leader '\"me\"' --if-rev 0 --ttl 30s
+  nkv-client claim lock.backup --wait ./backup    one at a time
   nkv-client export > backup.jsonl        and back: nkv-client import backup.jsonl
   nkv-client localhost:4222               a shell on the daemon at that address
   echo 'get net.eth0.mtu' | nkv-client    the shell's commands from a pipe
@@ -88,6 +89,13 @@ pub(crate) enum Command {
     /// a string. With a COMMAND the exit code is the command's; SIGTERM and SIGHUP are passed on to
     /// it. In the shell the entry stays as long as the shell.
     Announce(Announce),
+    /// Keep everybody else from writing below a key, until interrupted or as long as a command runs
+    ///
+    /// The claim is of the key and all that lies below it, and belongs to this program: a COMMAND can't
+    /// write there either, so it is a lock for it. It comes back when the daemon was away. When somebody
+    /// else has it by then, or may have had it, the command gets SIGTERM. With a COMMAND the exit code is the command's;
+    /// SIGTERM and SIGHUP are passed on to it. In the shell the claim is the shell's, until release.
+    Claim(Claim),
     /// Keep a directory of files, one a key, in step with a part of the keyspace, until interrupted
     ///
     /// A file's name is its key, with %2F for a '/', its text what get prints. Files are replaced by
@@ -259,6 +267,21 @@ pub(crate) struct Announce {
 }
 
 #[derive(Args)]
+pub(crate) struct Claim {
+    /// A key.
+    pub(crate) key: String,
+    /// Wait until it is free, and don't fail where somebody else has it.
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this time, with exit code 124 (30s, 500ms, 2m).
+    #[arg(short, long, value_name = "DURATION", value_parser = duration, requires = "wait")]
+    pub(crate) timeout: Option<Duration>,
+    /// What to run meanwhile, with its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args)]
 pub(crate) struct Record {
     /// A key, with what lies below it, or a pattern with '*'.
     #[arg(default_value = "*")]
@@ -387,6 +410,11 @@ pub(crate) enum ShellCommand {
         /// As it was given to subscribe.
         #[arg(value_name = "KEY|PATTERN")]
         pattern: Option<String>,
+    },
+    /// Let go of what the shell has claimed
+    Release {
+        /// As it was given to claim.
+        key: String,
     },
     /// Leave
     #[command(visible_alias = "exit")]

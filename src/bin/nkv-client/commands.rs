@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nkv::Pattern;
-use nkv::client::{Announcement, Client, Lifetime, Put, Value};
+use nkv::client::{Announcement, Client, Lifetime, Put, UserUse, Value};
 
 use crate::arguments::{Command, Delete, Get, Listing, Put as PutArguments, Stats, Tree, checked};
 use crate::daemon::Daemon;
@@ -18,7 +18,9 @@ use crate::output::{
     Style, buffered_stdout, entry_json, raw_text, replace_file, table, value_text, write_value,
 };
 use crate::tree::Node;
-use crate::{announce, arguments, mirror, prometheus, record, replay, subscribe, top, transfer};
+use crate::{
+    announce, arguments, claim, mirror, prometheus, record, replay, subscribe, top, transfer,
+};
 
 /// Who runs a command.
 pub(crate) struct Runner {
@@ -71,6 +73,7 @@ impl Runner {
                 print_line(&format!("{imported} imported"))
             }
             Command::Announce(arguments) => self.announce(&arguments),
+            Command::Claim(arguments) => self.claim(&arguments),
             Command::Record(arguments) => {
                 let interrupts = self.interrupts()?;
                 let target = &self.daemon.target;
@@ -136,15 +139,12 @@ impl Runner {
             return announce::hold(&self.daemon.target, put, arguments.if_rev.is_some());
         }
         let written = self.daemon.client()?.put_with(put)?;
-        if self.is_interactive {
-            let what = if written.is_unchanged {
-                "unchanged, revision"
-            } else {
-                "revision"
-            };
-            print_line(&self.style.faint(&format!("{what} {}", written.rev)))?;
-        }
-        Ok(())
+        let what = if written.is_unchanged {
+            "unchanged, revision"
+        } else {
+            "revision"
+        };
+        self.tell_rev(what, written.rev)
     }
 
     fn announce(&mut self, arguments: &arguments::Announce) -> Result<(), Failure> {
@@ -168,6 +168,37 @@ impl Runner {
         } else {
             announcing.until_stopped()
         }
+    }
+
+    fn claim(&mut self, arguments: &arguments::Claim) -> Result<(), Failure> {
+        let target = self.daemon.target.clone();
+        if !self.stays || !arguments.command.is_empty() {
+            let claiming = claim::Claiming::start(&target, arguments, &self.stopper)?;
+            return match arguments.command.as_slice() {
+                [] => claiming.until_lost(),
+                command => claiming.during(command),
+            };
+        }
+        let client = self.daemon.client()?;
+        let rev = claim::on_connection(&client, &target, arguments, &self.stopper)?;
+        self.daemon.claimed.insert(arguments.key.clone());
+        self.tell_rev("revision", rev)
+    }
+
+    /// Lets go of what a shell has claimed.
+    pub(crate) fn release(&mut self, key: &str) -> Result<(), Failure> {
+        let client = self.daemon.client()?;
+        self.daemon.claimed.remove(key);
+        let rev = client.release(key)?;
+        self.tell_rev("revision", rev)
+    }
+
+    /// Tells a person what revision something has.
+    fn tell_rev(&self, what: &str, rev: u64) -> Result<(), Failure> {
+        if !self.is_interactive {
+            return Ok(());
+        }
+        print_line(&self.style.faint(&format!("{what} {rev}")))
     }
 
     /// Lets signals end what a command follows, where the shell doesn't do it already.
@@ -284,7 +315,22 @@ fn stats(client: &Client, arguments: &Stats) -> Result<(), Failure> {
 }
 
 fn stats_json(stats: nkv::client::Stats) -> String {
-    format!("{}\n", serde_json::Value::Object(stats_object(stats)))
+    let users: Vec<_> = stats.users.iter().map(user_json).collect();
+    let mut object = stats_object(stats);
+    if !users.is_empty() {
+        object.insert("users".to_owned(), users.into());
+    }
+    format!("{}\n", serde_json::Value::Object(object))
+}
+
+/// What a user takes, as the daemon has told it.
+fn user_json(user: &UserUse) -> serde_json::Value {
+    let whose = match user.uid {
+        Some(uid) => ("uid".to_owned(), uid.into()),
+        None => ("tcp".to_owned(), true.into()),
+    };
+    let figures = user_figures(user).map(|(name, figure)| (name.to_owned(), figure.into()));
+    serde_json::Value::Object([whose].into_iter().chain(figures).collect())
 }
 
 /// The daemon's counters as one JSON object.
@@ -312,11 +358,42 @@ fn stats_table(stats: nkv::client::Stats) -> String {
             .into_iter()
             .map(|(name, count)| vec![name, count.to_string()]),
     );
+    let mut text = table(&rows);
+    if !stats.users.is_empty() {
+        text.push('\n');
+        text.push_str(&users_table(&stats.users));
+    }
+    text
+}
+
+fn users_table(users: &[UserUse]) -> String {
+    let names = user_figures(&UserUse::default()).map(|(name, _)| name.to_uppercase());
+    let mut rows = vec![[vec!["UID".to_owned()], names.to_vec()].concat()];
+    for user in users {
+        let figures = user_figures(user).map(|(_, figure)| figure.to_string());
+        rows.push([vec![user_name(user)], figures.to_vec()].concat());
+    }
     table(&rows)
 }
 
+/// Who it is: a number, or `tcp` for all who come over TCP.
+pub(crate) fn user_name(user: &UserUse) -> String {
+    user.uid.map_or("tcp".to_owned(), |uid| uid.to_string())
+}
+
+/// What a user takes, by the names that the protocol has for it.
+pub(crate) fn user_figures(user: &UserUse) -> [(&'static str, u64); 5] {
+    [
+        ("connections", user.connections),
+        ("subscriptions", user.subscriptions),
+        ("keys", user.keys),
+        ("bytes", user.bytes),
+        ("buffered", user.buffered),
+    ]
+}
+
 fn clients(client: &Client, arguments: &Listing) -> Result<(), Failure> {
-    const COLUMNS: [&str; 7] = [
+    const COLUMNS: [&str; 8] = [
         "name",
         "pid",
         "uid",
@@ -324,6 +401,7 @@ fn clients(client: &Client, arguments: &Listing) -> Result<(), Failure> {
         "address",
         "subscriptions",
         "lag",
+        "claims",
     ];
     let clients = client.clients()?;
     if arguments.json {
@@ -336,12 +414,19 @@ fn clients(client: &Client, arguments: &Listing) -> Result<(), Failure> {
     for client in &clients {
         let cell = |name: &&str| match client.get(*name) {
             Some(serde_json::Value::String(text)) => text.clone(),
+            Some(serde_json::Value::Array(parts)) => words(parts),
             Some(other) => other.to_string(),
             None => "-".to_owned(),
         };
         rows.push(COLUMNS.iter().map(cell).collect());
     }
     Ok(io::stdout().write_all(table(&rows).as_bytes())?)
+}
+
+/// Texts, with spaces between them.
+fn words(parts: &[serde_json::Value]) -> String {
+    let parts = parts.iter().filter_map(serde_json::Value::as_str);
+    parts.collect::<Vec<_>>().join(" ")
 }
 
 fn ping(client: &Client, arguments: &Listing) -> Result<(), Failure> {

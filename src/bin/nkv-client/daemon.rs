@@ -1,6 +1,7 @@
 //! The daemon that the commands speak to: connected to when first needed, and again by a shell's next
 //! command after the connection was lost.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nkv::Address;
@@ -8,6 +9,7 @@ use nkv::client::{Builder, Client, Error, Link};
 
 use crate::arguments::Arguments;
 use crate::failure::{Failure, USAGE, plain};
+use crate::subscribe::notice;
 
 /// How to reach the daemon.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ pub(crate) struct Target {
 pub(crate) struct Daemon {
     pub(crate) target: Target,
     client: Option<Client>,
+    /// What a shell has claimed, to be claimed again on a new connection.
+    pub(crate) claimed: BTreeSet<String>,
 }
 
 impl Target {
@@ -64,6 +68,7 @@ impl Daemon {
         Daemon {
             target,
             client: None,
+            claimed: BTreeSet::new(),
         }
     }
 
@@ -72,6 +77,14 @@ impl Daemon {
             Some(client) if !client.is_closed() => Ok(client.clone()),
             _ => {
                 let client = self.target.connect()?;
+                self.claimed.retain(|key| match client.claim(key) {
+                    Ok(_) => true,
+                    Err(error) => {
+                        let lost = Failure::from(error).during(&format!("{key} is lost"));
+                        notice(&lost.message);
+                        false
+                    }
+                });
                 Ok(self.client.insert(client).clone())
             }
         }

@@ -52,6 +52,12 @@ impl Follower {
         Ok(event)
     }
 
+    /// Tells what becomes of the connection, and nothing else, until it is stopped.
+    pub(crate) fn tell_contacts(mut self) -> Result<(), Failure> {
+        while self.events.next().transpose()?.is_some() {}
+        Ok(())
+    }
+
     /// The next event if it is there already.
     pub(crate) fn try_next(&mut self) -> Result<Option<Event>, Failure> {
         self.next(Some(Instant::now()))

@@ -9,12 +9,14 @@
 
 mod announce;
 mod arguments;
+mod claim;
 mod commands;
 mod completion;
 mod daemon;
 mod exec;
 mod failure;
 mod follow;
+mod held;
 mod interrupt;
 mod mirror;
 mod output;

@@ -5,12 +5,16 @@
 //! A newer daemon may have others: they are told under their own names as `untyped` and without a help
 //! line, since nothing is known of them here.
 //!
+//! What each user takes has a metric for each figure, with the user as the label `uid`.
+//!
 //! `rev` is no counter here although it grows: a start may skip millions of revisions, which a rate
 //! would take for changes, and another epoch may begin lower.
 
 use std::fmt::Write;
 
-use nkv::client::Stats;
+use nkv::client::{Stats, UserUse};
+
+use crate::commands::{user_figures, user_name};
 
 /// What a figure does.
 enum Kind {
@@ -111,6 +115,21 @@ const COUNTERS: [(&str, Kind, &str); 23] = [
     ),
 ];
 
+/// Every figure of a user.
+const USER_HELP: [(&str, &str); 5] = [
+    ("connections", "A user's connections now."),
+    (
+        "subscriptions",
+        "Subscriptions of a user's connections now.",
+    ),
+    ("keys", "Keys that a user was the last to put, now."),
+    ("bytes", "Bytes of these keys and their values now."),
+    (
+        "buffered",
+        "Bytes that the daemon keeps for a user's unfinished requests and unread answers now.",
+    ),
+];
+
 /// All that the daemon tells about itself.
 pub(crate) fn exposition(stats: &Stats) -> String {
     let mut text = String::new();
@@ -144,7 +163,25 @@ pub(crate) fn exposition(stats: &Stats) -> String {
             }
         }
     }
+    for (name, help) in USER_HELP {
+        user_metric(&mut text, name, help, &stats.users);
+    }
     text
+}
+
+/// One metric with a sample for each user.
+fn user_metric(text: &mut String, figure: &str, help: &str, users: &[UserUse]) {
+    let name = format!("nkv_user_{figure}");
+    let samples = users.iter().flat_map(|user| {
+        let figures = user_figures(user).into_iter();
+        let wanted = figures.filter(|(other, _)| *other == figure);
+        wanted.map(|(_, value)| format!("{name}{{uid=\"{}\"}} {value}\n", user_name(user)))
+    });
+    let samples: String = samples.collect();
+    if !samples.is_empty() {
+        head(text, &name, Some(help), "gauge");
+        text.push_str(&samples);
+    }
 }
 
 /// One metric with one sample: its lines stand together, the sample last.
@@ -156,10 +193,15 @@ fn metric(
     sample: &str,
     value: &str,
 ) {
+    head(text, name, help, kind);
+    writeln!(text, "{sample} {value}").expect("a String takes all");
+}
+
+fn head(text: &mut String, name: &str, help: Option<&str>, kind: &str) {
     let help = help.map_or(String::new(), |help| {
         format!("# HELP {name} {}\n", escaped_help(help))
     });
-    write!(text, "{help}# TYPE {name} {kind}\n{sample} {value}\n").expect("a String takes all");
+    writeln!(text, "{help}# TYPE {name} {kind}").expect("a String takes all");
 }
 
 /// Digits of milliseconds as seconds, without rounding.

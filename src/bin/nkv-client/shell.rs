@@ -205,6 +205,7 @@ impl Shell {
             ShellCommand::Common(crate::arguments::Command::Subscribe(arguments)) => {
                 self.subscribe(arguments)
             }
+            ShellCommand::Release { key } => self.runner.release(&key),
             ShellCommand::Common(command) => self.runner.run(command),
         };
         if let Err(failure) = &done

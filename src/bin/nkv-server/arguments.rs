@@ -149,7 +149,7 @@ fn policy(text: &str) -> Result<Policy, String> {
         None if text == "interval" => Ok(Policy::Interval(SYNC_INTERVAL)),
         None if text == "never" => Ok(Policy::Never),
         Some(("interval", milliseconds)) => {
-            let milliseconds = milliseconds.parse().map_err(|_| unknown())?;
+            let milliseconds = digits(milliseconds).ok_or_else(unknown)?;
             Ok(Policy::Interval(Duration::from_millis(at_least(
                 1,
                 milliseconds,
@@ -196,14 +196,19 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
                 Some(usize::try_from(parse_size(value)?).map_err(|e| e.to_string())?);
         }
         "idle-exit" => {
-            let seconds = value
-                .parse()
-                .map_err(|_| format!("{value} is no number of seconds"))?;
+            let seconds =
+                digits(value).ok_or_else(|| format!("{value:?} is no number of seconds"))?;
             options.idle_exit = Some(Duration::from_secs(at_least(1, seconds)?));
         }
         _ => unreachable!("every option of the list is set here"),
     }
     Ok(())
+}
+
+/// A number of digits and nothing else: the standard library takes a sign as well.
+fn digits(text: &str) -> Option<u64> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 fn at_least(smallest: u64, number: u64) -> Result<u64, String> {
@@ -216,7 +221,7 @@ fn at_least(smallest: u64, number: u64) -> Result<u64, String> {
 
 fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
-        Ok(mode) if mode <= 0o777 => Ok(mode),
+        Ok(mode) if mode <= 0o777 && !text.starts_with('+') => Ok(mode),
         _ => Err(format!("{text:?} is no mode (like 0660)")),
     }
 }
@@ -361,9 +366,12 @@ mod tests {
         check(&["--max-bytes", "99999999999999G"], "--max-bytes");
         check(&["--max-message", "10"], "--max-message");
         check(&["--socket-mode", "999"], "--socket-mode");
+        check(&["--socket-mode", "+660"], "--socket-mode");
         check(&["--idle-exit", "0"], "--idle-exit");
+        check(&["--idle-exit", "+5"], "--idle-exit");
         check(&["--sync", "often"], "--sync");
         check(&["--sync", "interval=0"], "--sync");
+        check(&["--sync", "interval=+5"], "--sync");
         check(&["--sync", "always=1"], "--sync");
         check(&["--data-dir", ""], "--data-dir");
         check(&["--runtime-dir"], "--runtime-dir");

@@ -2,9 +2,11 @@
 //! `client/link.rs`; both decide it with `client/retry.rs`.
 //!
 //! **Who connects.** A task, the *keeper*, which is spawned when something is asked for the first time. It
-//! connects when somebody waits for a connection or entries are announced, with pauses in between, and
-//! waits for the connection's end. So an attempt goes on when the future that wanted it is dropped, and
+//! connects when somebody waits for a connection, entries are announced or keys claimed, with pauses in
+//! between, and waits for the connection's end. So an attempt goes on when the future that wanted it is dropped, and
 //! even those who wait in small pieces get there.
+
+mod claim;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,15 +19,19 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Batch, Builder, Client, Pending};
 use crate::address::Address;
-use crate::client::announced::{Announced, session_put};
+use crate::client::announced::session_put;
 use crate::client::backoff::{Backoff, Pauses};
-use crate::client::link::{REFUSED_PAUSE, silence_of};
+use crate::client::claimed::Outcome;
+use crate::client::link::{REFUSED_PAUSE, Reception, Upheld, silence_of};
 use crate::client::retry::{self, Attempts, Update, is_passing, is_unsent};
-use crate::client::{Entry, Error, PATIENCE, Put, Value, Written};
+use crate::client::{Entry, Error, PATIENCE, Put, Value, Written, response};
 use crate::wire::{Delete, ErrorCode, Op};
 
+pub use claim::Claim;
+use claim::tell_release;
+
 /// A daemon that is reached whenever it can be. Clones share the connection; it is closed with the
-/// last of them, and of the mirrors, announcements and calls made with it.
+/// last of them, and of the mirrors, announcements, claims and calls made with it.
 ///
 /// The calls are [`Pending`]s. Dropped while one waits for a connection, its request was not sent.
 #[derive(Clone, Debug)]
@@ -68,7 +74,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     client: Option<Client>,
-    announced: Announced,
+    upheld: Upheld,
     /// How many wait for a connection.
     waiting: usize,
     /// The last failure, and how many there have been.
@@ -282,7 +288,7 @@ impl Link {
             let key = put.key().to_owned();
             // A connection that is made from here on announces it by itself.
             link.client().await?;
-            let number = link.shared().lock().announced.add(put.clone());
+            let number = link.shared().lock().upheld.announced.add(put.clone());
             // Where this fails or is dropped, the announcement takes itself back.
             let announcement = Announcement {
                 link: link.clone(),
@@ -426,7 +432,7 @@ impl LinkBuilder {
     pub fn link(self, address: Address) -> Link {
         let state = State {
             client: None,
-            announced: Announced::default(),
+            upheld: Upheld::default(),
             waiting: 0,
             failure: None,
             failures: 0,
@@ -471,7 +477,7 @@ impl Announcement {
             Err(error) => return Pending::new(async move { Err(error) }),
         };
         let mut state = self.link.shared().lock();
-        state.announced.set(self.number, put.clone());
+        state.upheld.announced.set(self.number, put.clone());
         drop(state);
         // To put a session entry twice does no harm: it is this link's alone.
         let written = self.link.read(move |client| client.put_with(put.clone()));
@@ -482,7 +488,7 @@ impl Announcement {
 impl Drop for Announcement {
     fn drop(&mut self) {
         let mut state = self.link.shared().lock();
-        let gone = state.announced.remove(self.number);
+        let gone = state.upheld.announced.remove(self.number);
         let client = state.client.clone();
         drop(state);
         if let (Some(client), Some(key)) = (client, gone) {
@@ -528,35 +534,77 @@ impl Drop for Kept {
 }
 
 impl Shared {
-    /// Makes a connection on which everything is announced, and tells whether the daemon has refused
-    /// something of that, which is no reason to be without one.
+    /// Makes a connection on which everything is upheld, and tells whether the daemon has refused an
+    /// announcement, which is no reason to be without one.
     async fn connect(&self) -> Result<(Client, bool), Error> {
         let client = self.options.client.connect(&self.address).await?;
-        let is_refused = self.announce_all(&client).await?;
+        let is_refused = self.uphold(&client).await?;
         Ok((client, is_refused))
     }
 
-    /// Announces everything on a connection, which is the link's from then on.
-    async fn announce_all(&self, client: &Client) -> Result<bool, Error> {
-        let announced = self.lock().announced.clone();
+    /// Claims everything and then announces everything on a connection, which is the link's from then on.
+    async fn uphold(&self, client: &Client) -> Result<bool, Error> {
+        let upheld = self.lock().upheld.clone();
         let connection = client.connection();
-        let mut tickets = Vec::new();
-        for put in announced.puts() {
+        let mut claims = Vec::new();
+        for key in upheld.claimed.keys() {
+            let op = Op::Claim { key: key.into() };
+            claims.push((
+                key,
+                connection.submit(|exchange| exchange.request(op)).await?,
+            ));
+        }
+        let mut puts = Vec::new();
+        for put in upheld.announced.puts() {
             let op = Op::Put(put.0.clone());
-            let ticket = connection.submit(|exchange| exchange.request(op)).await?;
-            tickets.push(ticket);
+            puts.push(connection.submit(|exchange| exchange.request(op)).await?);
         }
-        let mut is_refused = false;
-        for ticket in tickets {
-            is_refused |= connection.answer(ticket).await?.is_err();
+        let mut reception = Reception::default();
+        for (key, ticket) in claims {
+            let outcome = match response::revision(connection.answer(ticket).await?) {
+                Ok(rev) => Ok(rev),
+                Err(Error::Server(failure)) => Err(failure),
+                Err(error) => return Err(error),
+            };
+            reception.claims.push((key.to_owned(), outcome));
         }
-        // At one moment, so that what ceases to be announced is told from here or from where it does.
+        for ticket in puts {
+            reception.is_refused |= connection.answer(ticket).await?.is_err();
+        }
+        self.received(client, &upheld, &reception);
+        Ok(reception.is_refused)
+    }
+
+    /// Takes down what became of what was to be upheld, and takes back what has ceased to be meanwhile. All
+    /// at one moment, so that this is told from here or from where it ceases.
+    fn received(&self, client: &Client, upheld: &Upheld, reception: &Reception) {
         let mut state = self.lock();
-        for key in state.announced.gone_since(&announced) {
+        for (key, outcome) in &reception.claims {
+            state.upheld.claimed.settle(key, outcome, client.epoch());
+        }
+        for key in state.upheld.announced.gone_since(&upheld.announced) {
             tell_deletion(client, key);
         }
+        for key in state.upheld.claimed.gone_since(&upheld.claimed) {
+            tell_release(client, key);
+        }
         state.client = Some(client.clone());
-        Ok(is_refused)
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Takes down what came of claiming a key, if the connection is still the one that is used: else
+    /// another one knows better.
+    fn settle(&self, client: &Client, key: &str, outcome: &Outcome) -> bool {
+        let mut state = self.lock();
+        let used = state.client.as_ref();
+        let is_used = used.is_some_and(|used| used.is_same(client));
+        if is_used {
+            state.upheld.claimed.settle(key, outcome, client.epoch());
+        }
+        drop(state);
+        self.changed.send_replace(());
+        is_used
     }
 
     fn failed(&self, error: Error) {
@@ -571,7 +619,7 @@ impl Shared {
         loop {
             {
                 let state = self.lock();
-                if state.waiting > 0 || !state.announced.is_empty() {
+                if state.waiting > 0 || !state.upheld.is_empty() {
                     return;
                 }
             }
@@ -610,7 +658,7 @@ async fn keep(kept: Kept) {
                         .is_err()
                 {
                     // A connection that is lost is noticed right after this.
-                    is_refused = shared.announce_all(&client).await.unwrap_or(false);
+                    is_refused = shared.uphold(&client).await.unwrap_or(false);
                 }
                 until_lost(&client, silence).await;
                 shared.lock().client = None;

@@ -84,6 +84,7 @@ class Connection:
         weakref.finalize(self, plug.close)
         self._exchange = Exchange()
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._poll = select.poll()
         self._poll.register(plug, select.POLLIN)
         self._outgoing = bytearray()
@@ -128,14 +129,17 @@ class Connection:
             return self._events.popleft()
 
     async def ended(self, timeout: Optional[float]) -> bool:
-        # Not by reading: that is for those who ask.
-        poll = select.poll()
-        try:
-            poll.register(self._plug, _HANG_UP)
-        except ValueError:
-            return True
-        wait = timeout if _HANG_UP else 1.0 if timeout is None else min(timeout, 1.0)
-        poll.poll(None if wait is None else wait * 1000)
+        # Not by reading: that is for those who ask. And by a descriptor that nobody closes meanwhile: its
+        # number could be another connection's by the time that `poll` looks again.
+        with self._closing:
+            if self._plug.fileno() < 0:
+                return True
+            plug = self._plug.dup()
+        with plug:
+            poll = select.poll()
+            poll.register(plug, _HANG_UP)
+            wait = timeout if _HANG_UP else 1.0 if timeout is None else min(timeout, 1.0)
+            poll.poll(None if wait is None else wait * 1000)
         return self.is_closed()
 
     def is_closed(self) -> bool:
@@ -150,8 +154,8 @@ class Connection:
 
     def discard(self) -> None:
         if self._lock.acquire(blocking=False):
-            self._plug.close()
             self._end = self._end or Disconnected("the daemon closed it")
+            self._shut()
             self._lock.release()
 
     def close(self) -> None:
@@ -162,6 +166,10 @@ class Connection:
         except OSError:
             pass
         with self._lock:
+            self._shut()
+
+    def _shut(self) -> None:
+        with self._closing:
             self._plug.close()
 
     def _ask(self, body: str, deadline: Optional[float]) -> Fields:

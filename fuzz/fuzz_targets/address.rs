@@ -1,0 +1,4 @@
+//! See [`nkv_fuzz::targets::address`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nkv_fuzz::targets::address(bytes));
