@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nkv::client::{
-    self, Announcement, Change as Difference, Client, Error, Events, Follower, Link,
+    self, Announcement, Change as Difference, Claim, Client, Error, Events, Follower, Link,
 };
 use nkv::wire::Lifetime;
 use nkv::{Key, KeyError};
@@ -17,6 +17,7 @@ use crate::party::{Answer, Change, Command, Door, Entry, Held, Kind, Operation, 
 pub(crate) struct Library {
     link: Link,
     announcement: Option<Announcement>,
+    claim: Option<Claim>,
     events: Option<Events>,
     mirror: Option<Follower>,
 }
@@ -45,6 +46,7 @@ impl Library {
         Library {
             link: builder.link(door.address.parse().unwrap()),
             announcement: None,
+            claim: None,
             events: None,
             mirror: None,
         }
@@ -79,7 +81,14 @@ impl Library {
                 self.announcement = Some(link.announce_value(key, value)?);
                 Answer::default()
             }
-            Command::Claim { .. } | Command::Release => Answer::failed("the library has none"),
+            Command::Claim { key } => {
+                self.claim = Some(link.claim(key)?);
+                Answer::default()
+            }
+            Command::Release => {
+                self.claim.take().expect("it has claimed").release()?;
+                Answer::default()
+            }
             Command::Subscribe { pattern } => {
                 self.events = Some(link.events(pattern)?.cuts().start()?);
                 Answer::default()

@@ -15,9 +15,6 @@ fn everyone_is_refused_with_the_same_code() {
     owner.do_it(r#"{"op":"put","key":"claimed.there","value":1}"#);
     for member in &mut Crew::of(&daemon).0 {
         for case in &refusals {
-            if matches!(case.command, Command::Claim { .. }) && member.name == "rust" {
-                continue; // The library has none yet.
-            }
             let answer = member.ask(case.command.clone());
             check(
                 &answer,
