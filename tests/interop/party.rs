@@ -167,7 +167,7 @@ pub(crate) struct Change {
     pub(crate) value: Option<Held>,
 }
 
-/// One client. To drop it is to end it without a word.
+/// One client. To drop it is to end it: a process is killed, and the library drops what it holds.
 pub(crate) trait Party: Send {
     /// Carries a command out.
     fn ask(&mut self, command: &Command) -> Answer;
