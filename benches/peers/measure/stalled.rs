@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::bench::Bench;
 use crate::connection::{Buffer, Connection, Request};
-use crate::machine::{self, Memory};
+use crate::machine::{self, Memory, Stopwatch};
 use crate::measure::{fresh_topic, value_of};
 use crate::peer::{self, Keeping};
 use crate::report;
@@ -63,6 +63,14 @@ pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
     Ok(())
 }
 
+/// How fast puts went.
+struct Puts {
+    /// A second.
+    rate: f64,
+    /// Microseconds of the server's time for one.
+    cost: f64,
+}
+
 /// One server's turn.
 struct Scene<'a> {
     server: &'a Server,
@@ -95,9 +103,23 @@ impl Scene<'_> {
         };
         let grown = after.resident - before.resident;
         let mut figures = vec![
-            Figure::new("puts a second without them", Unit::PerSecond, alone),
-            Figure::new("puts a second behind them", Unit::PerSecond, behind),
-            Figure::new("of the puts a second are left", Unit::Share, behind / alone),
+            Figure::new("puts a second without them", Unit::PerSecond, alone.rate),
+            Figure::new("puts a second behind them", Unit::PerSecond, behind.rate),
+            Figure::new(
+                "of the puts a second are left",
+                Unit::Share,
+                behind.rate / alone.rate,
+            ),
+            Figure::new(
+                "server time a put without them",
+                Unit::Microseconds,
+                alone.cost,
+            ),
+            Figure::new(
+                "server time a put behind them",
+                Unit::Microseconds,
+                behind.cost,
+            ),
             Figure::new("memory grows by", Unit::Bytes, grown),
             Figure::new(
                 "disconnected",
@@ -119,14 +141,14 @@ impl Scene<'_> {
     }
 
     /// Puts so many a second; fewer than are wanted where time or memory runs out.
-    fn put(&mut self, puts: usize) -> io::Result<f64> {
+    fn put(&mut self, puts: usize) -> io::Result<Puts> {
         let memory_max = machine::available_memory()? * 2.0 / 3.0;
         let mut client = self.server.clients(1)?;
         let first = self.next;
-        let start = Instant::now();
+        let stopwatch = Stopwatch::start(self.server.process())?;
+        let deadline = Instant::now() + self.patience;
         while self.next - first < puts {
             let end = (self.next + PUTS_BETWEEN_LOOKS).min(first + puts);
-            let deadline = start + self.patience;
             let scene = &mut *self;
             client.send_all(std::iter::from_fn(|| {
                 let batch_end = (scene.next + DEPTH).min(end);
@@ -134,11 +156,16 @@ impl Scene<'_> {
                 (!is_over).then(|| Cow::Owned(scene.batch(batch_end)))
             }))?;
             let resident = machine::resident(self.server.process())?;
-            if start.elapsed() > self.patience || resident > memory_max {
+            if Instant::now() > deadline || resident > memory_max {
                 break;
             }
         }
-        Ok((self.next - first) as f64 / start.elapsed().as_secs_f64())
+        let elapsed = stopwatch.stop()?;
+        let count = (self.next - first) as f64;
+        Ok(Puts {
+            rate: count / elapsed.wall,
+            cost: elapsed.server * 1e6 / count,
+        })
     }
 
     fn batch(&mut self, end: usize) -> Request {
