@@ -81,7 +81,7 @@ fn a_claim_is_held_until_interrupted() {
     let (code, _, stderr) = told(&address, &wait);
     let out = "nkv-client: --timeout ran out waiting for net to be free\n";
     assert_eq!((code, stderr.as_str()), (Some(124), out));
-    signal(&holder, "INT");
+    signal(&holder, "TERM");
     assert_eq!(holder.end(), (None, String::new()));
     wait_for_claim(&address, "net.eth0", &["--gone"]);
 }
