@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::daemon::{Daemon, client};
+use crate::support::until;
 use crate::{Lines, run};
 
 fn told(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -86,6 +87,16 @@ fn a_command_is_asked_to_end() {
 }
 
 /// What `announce` and `put` have in common.
+/// Waits until somebody follows what it holds: its put has been answered then. The event of a put may come
+/// before its answer, so that the entry is there says nothing of that.
+fn wait_for_holder(daemon: &Daemon) {
+    until("it is held", || {
+        let (_, stdout, _) = told(daemon, &["stats", "--json"]);
+        let stats: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        stats["subscriptions"] == 1
+    });
+}
+
 fn comes_back(arguments: &[&str]) {
     let mut daemon = Daemon::start();
     let mut holder = client(&daemon.address());
@@ -95,6 +106,7 @@ fn comes_back(arguments: &[&str]) {
         .spawn()
         .unwrap();
     run(&daemon, &["wait", "a", "1"]);
+    wait_for_holder(&daemon);
     for _ in 0..3 {
         daemon.restart();
         run(&daemon, &["wait", "a", "1"]);
@@ -126,7 +138,7 @@ fn a_claim_that_is_lost_ends_the_program() {
     let mut daemon = Daemon::start();
     let claim = ["put", "a", "1", "--lifetime", "session", "--if-rev", "0"];
     let holder = Lines::of(&daemon, &claim);
-    run(&daemon, &["wait", "a"]);
+    wait_for_holder(&daemon);
     assert_eq!(told(&daemon, &claim).0, Some(1), "it is taken");
     // Another daemon's memory is empty, so the revision that was claimed is no more.
     daemon.restart();
