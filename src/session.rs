@@ -48,7 +48,11 @@ pub enum Peer {
 
 /// How much more a connection may do in this turn. Everything that takes time takes steps.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Steps(u32);
+pub(crate) struct Steps {
+    left: u32,
+    /// What was taken, which may be more than there was: nothing stops in its middle.
+    taken: u32,
+}
 
 /// A buffer for what is to be written is not made smaller than this.
 const OUT_BYTES_KEPT: usize = 4 << 10;
@@ -153,11 +157,15 @@ pub(crate) struct Deletion {
 
 impl Steps {
     pub(crate) fn new(steps: u32) -> Steps {
-        Steps(steps)
+        Steps {
+            left: steps,
+            taken: 0,
+        }
     }
 
     pub(crate) fn take(&mut self, steps: u32) {
-        self.0 = self.0.saturating_sub(steps);
+        self.left = self.left.saturating_sub(steps);
+        self.taken = self.taken.saturating_add(steps);
     }
 
     /// Takes what a look at a key takes: long ones are longer to be compared with patterns.
@@ -167,11 +175,15 @@ impl Steps {
     }
 
     pub(crate) fn are_left(self) -> bool {
-        self.0 > 0
+        self.left > 0
     }
 
     pub(crate) fn left(self) -> u32 {
-        self.0
+        self.left
+    }
+
+    pub(crate) fn taken(self) -> u32 {
+        self.taken
     }
 }
 

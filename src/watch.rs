@@ -104,40 +104,50 @@ impl Watch {
         }
     }
 
-    /// Calls `found` for each subscription that covers the key.
-    pub fn visit(&self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) {
+    /// Calls `found` for each subscription that covers the key, and returns how many places it has looked
+    /// at for that.
+    pub fn visit(&self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) -> usize {
         let root = &self.nodes[self.root];
         if root.is_empty() {
-            return;
+            return 0;
         }
+        let mut places = 0;
         let (first, rest) = split(key.as_str());
         if let Some(&child) = root.literals.get(first) {
-            self.visit_below(child, rest, &mut found);
+            places += self.visit_below(child, rest, &mut found);
         }
         // A star never stands for a first segment that belongs to the daemon.
         if !key.is_reserved() {
             root.below.iter().copied().for_each(&mut found);
             if let Some(child) = root.star {
-                self.visit_below(child, rest, &mut found);
+                places += self.visit_below(child, rest, &mut found);
             }
         }
+        places
     }
 
     /// Recurses once a segment; a key has at most half as many segments as bytes.
-    fn visit_below(&self, node: usize, rest: Option<&str>, found: &mut impl FnMut(Watcher)) {
+    fn visit_below(
+        &self,
+        node: usize,
+        rest: Option<&str>,
+        found: &mut impl FnMut(Watcher),
+    ) -> usize {
         let node = &self.nodes[node];
         node.below.iter().copied().for_each(&mut *found);
         let Some(rest) = rest else {
             node.at.iter().copied().for_each(found);
-            return;
+            return 1;
         };
+        let mut places = 1;
         let (segment, rest) = split(rest);
         if let Some(&child) = node.literals.get(segment) {
-            self.visit_below(child, rest, found);
+            places += self.visit_below(child, rest, found);
         }
         if let Some(child) = node.star {
-            self.visit_below(child, rest, found);
+            places += self.visit_below(child, rest, found);
         }
+        places
     }
 }
 
@@ -229,8 +239,9 @@ mod tests {
             }
         }
         assert_eq!(watch.nodes.len(), 1, "only the root is left");
-        watch.visit(KeyRef::new("a.b").unwrap(), |watcher| {
+        let places = watch.visit(KeyRef::new("a.b").unwrap(), |watcher| {
             panic!("{watcher:?} was removed")
         });
+        assert_eq!(places, 0);
     }
 }

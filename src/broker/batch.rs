@@ -196,7 +196,7 @@ impl Broker {
         let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
         plan.look_at(plan.overlay.len())?;
         for (key, entry) in self.keyspace.walk(&pattern, None) {
-            plan.look_at(1)?;
+            plan.look_at(1 + key.as_str().len() / 32)?;
             let is_swept = entry.is_some() && self.may_sweep(session, key.borrowed());
             if is_swept && !plan.overlay.contains_key(key) {
                 found.push(key.clone());

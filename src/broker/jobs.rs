@@ -129,6 +129,7 @@ impl Broker {
                     deletion.rev = rev;
                 }
             }
+            steps.take(self.extra.take());
             if is_over? {
                 return Ok(true);
             }

@@ -326,6 +326,7 @@ impl Broker {
             pattern = pattern.with_descendants();
         }
         self.check_access_to_some(session, Action::Read, &pattern)?;
+        self.take_for(self.sessions[session].subscriptions.len() / 8);
         let state = &mut self.sessions[session];
         if state.subscription(id).is_some() {
             let message = format!("a subscription {} lives on this connection", id.as_json());
@@ -371,6 +372,7 @@ impl Broker {
         id: Option<&Id<'_>>,
         sub: &Id<'_>,
     ) -> Result<Done, Refusal> {
+        self.take_for(self.sessions[session].subscriptions.len() / 8);
         let state = &mut self.sessions[session];
         let Some(subscription) = state.subscription(sub) else {
             let message = format!("this connection has no subscription {}", sub.as_json());
@@ -395,6 +397,7 @@ impl Broker {
             .iter()
             .map(|(_, session)| session.subscriptions.len())
             .sum();
+        self.take_for(self.sessions.len());
         let (counters, figures) = (&self.counters, &self.figures);
         reply
             .text("version", env!("CARGO_PKG_VERSION"))
@@ -428,6 +431,7 @@ impl Broker {
 
     fn client_list(&self, asking: usize) -> Vec<Client<'_>> {
         let mut claims = self.claims_seen_by(asking);
+        self.take_for(8 * self.sessions.len());
         let sessions = self.sessions.iter();
         sessions
             .map(|(_, session)| {

@@ -32,6 +32,8 @@ const ACCOUNT_BYTES_PER_TURN: usize = 4 << 20;
 const BYTES_PER_TURN: usize = 256 << 10;
 /// A step is taken for so many bytes that have come in.
 const BYTES_PER_STEP: usize = 256;
+/// A step is taken for so many bytes of a line that is carried out.
+const LINE_BYTES_PER_STEP: usize = 64;
 /// How many bytes a connection may hold without their being charged.
 const FREE_BYTES: u64 = 4 << 10;
 /// A user may hold so many messages of the largest size in unfinished requests and unread answers.
@@ -197,6 +199,7 @@ impl Broker {
 
     /// The steps that a session has for its requests in this turn.
     pub(super) fn begin_requests(&mut self, session: usize) -> Steps {
+        self.extra.set(0);
         let credit = &mut self.credits[session];
         let held = self.ledger.of(credit);
         credit.is_over = held.buffered > credit.quotas.buffered;
@@ -445,6 +448,11 @@ pub(super) fn subject(peer: &Peer) -> Subject {
 /// The steps that taking in so many bytes takes.
 pub(super) fn steps_of(bytes: usize) -> u32 {
     u32::try_from(bytes / BYTES_PER_STEP).unwrap_or(u32::MAX)
+}
+
+/// The steps that reading a line takes, and doing with its value whatever is to be done.
+pub(super) fn steps_to_read(bytes: usize) -> u32 {
+    u32::try_from(bytes / LINE_BYTES_PER_STEP).unwrap_or(u32::MAX)
 }
 
 /// How many bytes a session holds.

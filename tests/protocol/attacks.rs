@@ -100,3 +100,105 @@ fn long_keys_are_more_to_look_at() {
     let (short, long) = (turns("a."), turns(&"a.".repeat(240)));
     assert!(long > 5 * short, "{short} turns and {long}");
 }
+
+/// How many requests of one connection are answered in its first turn.
+fn answered_in_a_turn(bench: &mut Bench, client: usize, request: &str) -> usize {
+    lines(bench, client);
+    bench.send(client, format!("{request}\n").repeat(300).as_bytes());
+    bench.turn(WHOLE);
+    let answered = lines(bench, client).len();
+    bench.settle(WHOLE);
+    lines(bench, client);
+    answered
+}
+
+/// Requests that are short to write and long to carry out: a turn takes fewer of them.
+#[test]
+fn what_takes_longer_takes_more_of_a_turn() {
+    let mut bench = bench(Limits::default(), 120);
+    assert_eq!(answered_in_a_turn(&mut bench, 1, r#"{"op":"ping"}"#), 256);
+    let check = |bench: &mut Bench, request: &str, most: usize| {
+        let answered = answered_in_a_turn(bench, 1, request);
+        assert!((1..=most).contains(&answered), "{answered} of {request}");
+    };
+    check(&mut bench, r#"{"op":"stats"}"#, 60);
+    check(&mut bench, r#"{"op":"clients"}"#, 10);
+    let blanks = " ".repeat(5000);
+    check(&mut bench, &format!("{blanks}{{\"op\":\"ping\"}}"), 50);
+    let deep = "a.".repeat(240);
+    bench.send(1, b"{\"op\":\"claim\",\"key\":\"c.0\"}\n");
+    bench.settle(WHOLE);
+    check(
+        &mut bench,
+        &format!(r#"{{"op":"put","key":"{deep}b","value":1}}"#),
+        20,
+    );
+    // A claim of what is above many claims looks at all of them.
+    for number in 0..2000 {
+        bench.send(
+            1,
+            format!("{{\"op\":\"claim\",\"key\":\"c.{number}\"}}\n").as_bytes(),
+        );
+    }
+    bench.settle(WHOLE);
+    check(&mut bench, r#"{"op":"claim","key":"c"}"#, 3);
+    check(&mut bench, r#"{"op":"clients"}"#, 3);
+    // And of patterns with stars that share their beginnings.
+    for number in 0..256 {
+        let stars: String = (0..8)
+            .map(|bit| if number >> bit & 1 == 1 { "*." } else { "a." })
+            .collect();
+        let subscribe = json!({"op": "subscribe", "id": number, "key": format!("{stars}b")});
+        bench.send(2, format!("{subscribe}\n").as_bytes());
+    }
+    bench.settle(WHOLE);
+    check(
+        &mut bench,
+        r#"{"op":"delete","key":"a.a.a.a.a.a.a.a.c"}"#,
+        256,
+    );
+    check(
+        &mut bench,
+        r#"{"op":"put","key":"a.a.a.a.a.a.a.a.c","value":1}"#,
+        30,
+    );
+}
+
+/// What one connection takes beyond its share is charged to its user all the same.
+#[test]
+fn a_long_request_leaves_nothing_of_a_turn() {
+    let mut bench = bench(Limits::default(), 2);
+    for some in 0..20 {
+        let puts = (0..1000).map(|n| json!({"op":"put","key":format!("k.{some}.{n}"),"value":1}));
+        let batch = json!({"op": "batch", "ops": puts.collect::<Vec<_>>()});
+        assert_eq!(ask(&mut bench, 0, &batch.to_string())["ok"], true);
+    }
+    let delete = json!({"op": "batch", "ops": [{"op": "delete", "key": "*.*.none"}]});
+    for client in [1, 2] {
+        bench.send(client, format!("{delete}\n").as_bytes());
+    }
+    bench.turn(WHOLE);
+    assert_eq!(lines(&mut bench, 1).len(), 1);
+    assert_eq!(lines(&mut bench, 2).len(), 0, "it waits for the next turn");
+    bench.turn(WHOLE);
+    assert_eq!(lines(&mut bench, 2).len(), 1);
+}
+
+/// `clients` tells of no more claims than can be looked at in a moment.
+#[test]
+fn claims_are_told_up_to_a_bound() {
+    let mut bench = bench(Limits::default(), 1);
+    for number in 0..5000 {
+        bench.send(
+            1,
+            format!("{{\"op\":\"claim\",\"key\":\"c.{number}\"}}\n").as_bytes(),
+        );
+    }
+    bench.settle(WHOLE);
+    let clients = ask(&mut bench, 0, r#"{"op":"clients"}"#);
+    let told = clients["clients"][1]["claims"].as_array().unwrap();
+    assert_eq!(told.len(), 4096);
+    lines(&mut bench, 1);
+    let refused = ask(&mut bench, 1, r#"{"op":"claim","key":"c"}"#);
+    assert_eq!(refused["error"], "limit", "{refused}");
+}
