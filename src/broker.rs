@@ -473,9 +473,11 @@ impl Broker {
         !self.sessions[session].pending().is_empty()
     }
 
-    /// Throws away what would be written to a connection: nobody is there to read it.
+    /// Throws away what would be written to a connection: nobody is there to read it. What it has asked
+    /// to be told is not looked for from then on.
     pub fn discard_output(&mut self, session: usize) {
         let state = &mut self.sessions[session];
+        state.gone = true;
         let pending = state.pending().len();
         state.sent(pending);
         self.charge(session);

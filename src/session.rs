@@ -83,6 +83,8 @@ pub(crate) struct Session {
     pub(crate) authenticated: bool,
     /// Whether it was given up before that.
     pub(crate) expelled: bool,
+    /// Whether nobody is there any more to read what is written.
+    pub(crate) gone: bool,
     /// Whether the server has been told that there is something to write.
     pub(crate) due: bool,
     pub(crate) input: Input,
@@ -205,6 +207,7 @@ impl Session {
             name: None,
             authenticated,
             expelled: false,
+            gone: false,
             due: false,
             input: Input::default(),
             out: Vec::new(),

@@ -27,6 +27,9 @@ impl Broker {
         steps: &mut Steps,
         now: Time,
     ) {
+        if self.sessions[session].gone && matches!(job.task, Task::List(_)) {
+            return;
+        }
         let Job {
             pattern,
             after,

@@ -29,6 +29,9 @@ impl Broker {
         steps: &mut Steps,
         now: Time,
     ) {
+        if self.sessions[session].gone && only_asks(&request.op) {
+            return;
+        }
         let id = request.id.as_ref();
         let done = if self.sessions[session].authenticated || matches!(request.op, Op::Hello { .. })
         {
@@ -452,6 +455,14 @@ impl Broker {
             })
             .collect()
     }
+}
+
+/// Whether a request does nothing but have its client told something.
+fn only_asks(op: &Op<'_>) -> bool {
+    matches!(
+        op,
+        Op::Get(_) | Op::Subscribe(_) | Op::Stats | Op::Clients | Op::Ping
+    )
 }
 
 /// Judges an `if_rev` against the entry that there is.

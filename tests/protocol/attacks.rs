@@ -202,3 +202,24 @@ fn claims_are_told_up_to_a_bound() {
     let refused = ask(&mut bench, 1, r#"{"op":"claim","key":"c"}"#);
     assert_eq!(refused["error"], "limit", "{refused}");
 }
+
+/// Whoever goes has left requests behind. What they would change is changed; what they only ask for is
+/// not looked for.
+#[test]
+fn nobody_waits_for_the_answers_of_one_who_has_gone() {
+    let mut bench = bench(Limits::default(), 1);
+    for some in 0..10 {
+        let puts = (0..1000).map(|n| json!({"op":"put","key":format!("k.{some}.{n}"),"value":1}));
+        let batch = json!({"op": "batch", "ops": puts.collect::<Vec<_>>()});
+        assert_eq!(ask(&mut bench, 0, &batch.to_string())["ok"], true);
+    }
+    let lists = "{\"op\":\"get\",\"key\":\"*.*.none\"}\n".repeat(200);
+    bench.send(1, lists.as_bytes());
+    bench.send(1, b"{\"op\":\"put\",\"key\":\"last\",\"value\":1}\n");
+    bench.turn(WHOLE);
+    let session = bench.session(1).unwrap();
+    bench.broker.discard_output(session);
+    bench.turn(WHOLE);
+    bench.turn(WHOLE);
+    assert_eq!(bench.broker.keyspace().keys(), 10_001, "the put is done");
+}
