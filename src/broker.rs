@@ -325,7 +325,7 @@ impl Broker {
     pub fn disconnect(&mut self, session: usize) {
         let state = self.sessions.remove(session);
         let credit = self.credits.remove(session);
-        self.dismiss(&credit, state.subscriptions.len());
+        self.dismiss(&credit, &state);
         for (subscription, removed) in &state.subscriptions {
             self.watch.remove(
                 removed.pattern(),

@@ -342,7 +342,7 @@ impl Broker {
             );
             return Err(Refusal::new(ErrorCode::Limit, message));
         }
-        self.check_subscriptions(session)?;
+        self.check_subscriptions(session, &pattern)?;
         let rev = self.keyspace.rev();
         let start = match &subscribe.since {
             Some((since, epoch)) if *epoch == self.epoch && *since <= rev => Start::After(*since),
@@ -365,7 +365,7 @@ impl Broker {
                 subscription: number,
             },
         );
-        self.count_subscription(session, true);
+        self.count_subscription(session, &pattern, true);
         Ok(Done::Answered)
     }
 
@@ -382,7 +382,7 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::NotFound, message));
         };
         let removed = state.unsubscribe(subscription);
-        self.count_subscription(session, false);
+        self.count_subscription(session, removed.pattern(), false);
         self.watch.remove(
             removed.pattern(),
             Watcher {

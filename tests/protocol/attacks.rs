@@ -5,7 +5,7 @@ use nkv::broker::Peer;
 use nkv::wire::Limits;
 use serde_json::{Value, json};
 
-use crate::constructed::{ask, limits, lines};
+use crate::constructed::{ask, exchange, limits, lines};
 use crate::support::{Bench, unix_peer};
 
 const WHOLE: usize = usize::MAX;
@@ -222,4 +222,30 @@ fn nobody_waits_for_the_answers_of_one_who_has_gone() {
     bench.turn(WHOLE);
     bench.turn(WHOLE);
     assert_eq!(bench.broker.keyspace().keys(), 10_001, "the put is done");
+}
+
+/// Each segment of a pattern is held in memory, and looked at when a key comes by.
+#[test]
+fn long_patterns_count_as_several_subscriptions() {
+    let mut bench = bench(Limits::default(), 2);
+    let subscribe = |bench: &mut Bench, client: usize, id: usize, segments: usize| {
+        let pattern = format!("s{client}-{id}{}", ".a".repeat(segments - 1));
+        let request = json!({"op": "subscribe", "id": id, "key": pattern, "initial": false});
+        let answer = exchange(bench, client, &request.to_string()).swap_remove(0);
+        answer.contains(r#""ok":true"#)
+    };
+    let mut count = 0;
+    for (segments, weight) in [(1, 1), (8, 1), (9, 4), (16, 4), (17, 9), (128, 256)] {
+        assert!(subscribe(&mut bench, 1, segments, segments));
+        count += weight;
+        assert_eq!(held(&mut bench, "subscriptions"), count, "{segments}");
+    }
+    let taken = (200..300)
+        .filter(|id| subscribe(&mut bench, 1, *id, 200))
+        .count() as u64;
+    assert_eq!(taken, (16 * 1024 - count) / 625);
+    ask(&mut bench, 1, r#"{"op":"unsubscribe","sub":128}"#);
+    assert_eq!(held(&mut bench, "subscriptions"), count + taken * 625 - 256);
+    bench.disconnect(1);
+    assert_eq!(held(&mut bench, "subscriptions"), 0);
 }
