@@ -62,6 +62,8 @@ const LOOKS_PER_STEP: usize = 2;
 const CLIENTS_PER_KEPT_PLACE: u64 = 64;
 /// How many keys that belong to ended connections, or have expired, are deleted a turn.
 const ENDINGS_PER_TURN: usize = 1024;
+/// A buffer for what has come in is not made smaller than this.
+const INPUT_BYTES_KEPT: usize = 4 << 10;
 /// How many bytes of responses are provided for at once: enough for one, or for some small ones.
 const OUT_BYTES: usize = 256;
 /// How many bytes of events are made ahead of being written. More would make a slow subscriber's
@@ -284,6 +286,10 @@ impl Broker {
         } else {
             let input = &mut self.sessions[session].input;
             input.searched = if last { bytes.len() } else { 0 };
+            // A buffer that was large does not stay so for the beginning of another line.
+            if bytes.capacity() / 4 > bytes.len().max(INPUT_BYTES_KEPT) {
+                bytes.shrink_to(INPUT_BYTES_KEPT);
+            }
             input.bytes = bytes;
         }
     }

@@ -400,6 +400,32 @@ fn questions_about_everything() {
     );
 }
 
+/// One connection after the other is left with a buffer that was large and has next to nothing in it: the
+/// beginning of a line, or the end of an answer.
+#[test]
+fn what_is_left_in_large_buffers() {
+    const CROWD: u64 = 60;
+    let daemon = Daemon::start(&["127.0.0.1:0"]);
+    let address = daemon.tcp_address("127.0.0.1:");
+    let mut others = Others::new(&daemon);
+    let blanks = [&[b' '; 1_000_000][..], b"\n{"].concat();
+    let mut held = Vec::new();
+    let mut before = 0;
+    for number in 0..=CROWD {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(&blanks).unwrap();
+        stream.read_exact(&mut [0; 20]).unwrap();
+        held.push(stream);
+        others.be_served();
+        if number == 0 {
+            before = daemon.process().memory();
+        }
+    }
+    let each = daemon.process().memory().saturating_sub(before) / CROWD;
+    println!("{} KiB each", each >> 10);
+    assert!(each < 64 << 10, "{each} bytes each");
+}
+
 /// Many connections of one user that have a lot to be looked at, and somebody who asks for little. What
 /// counts is how often that is answered until all is done: a turn that serves them all does it some
 /// dozen times.
