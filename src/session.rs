@@ -57,7 +57,7 @@ pub(crate) struct Steps {
 /// A buffer for what is to be written is not made smaller than this.
 const OUT_BYTES_KEPT: usize = 4 << 10;
 /// Looking at a key takes a step, and another one for so many of its bytes.
-const KEY_BYTES_PER_STEP: usize = 32;
+const KEY_BYTES_PER_STEP: usize = 16;
 
 /// What the daemon has counted since its start. The names are those of `stats`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -173,15 +173,19 @@ fn a_long_request_leaves_nothing_of_a_turn() {
         let batch = json!({"op": "batch", "ops": puts.collect::<Vec<_>>()});
         assert_eq!(ask(&mut bench, 0, &batch.to_string())["ok"], true);
     }
-    let delete = json!({"op": "batch", "ops": [{"op": "delete", "key": "*.*.none"}]});
-    for client in [1, 2] {
-        bench.send(client, format!("{delete}\n").as_bytes());
+    let delete = json!({"op": "delete", "key": "*.*.none"});
+    let check = json!({"op": "check", "key": "none", "if_rev": 7});
+    for ops in [json!([delete]), json!([delete, check])] {
+        let batch = json!({"op": "batch", "ops": ops});
+        for client in [1, 2] {
+            bench.send(client, format!("{batch}\n").as_bytes());
+        }
+        bench.turn(WHOLE);
+        assert_eq!(lines(&mut bench, 1).len(), 1);
+        assert_eq!(lines(&mut bench, 2).len(), 0, "it waits for the next turn");
+        bench.turn(WHOLE);
+        assert_eq!(lines(&mut bench, 2).len(), 1);
     }
-    bench.turn(WHOLE);
-    assert_eq!(lines(&mut bench, 1).len(), 1);
-    assert_eq!(lines(&mut bench, 2).len(), 0, "it waits for the next turn");
-    bench.turn(WHOLE);
-    assert_eq!(lines(&mut bench, 2).len(), 1);
 }
 
 /// `clients` tells of no more claims than can be looked at in a moment.
