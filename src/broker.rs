@@ -396,6 +396,10 @@ impl Broker {
     /// Says that all changes are as safe as they have to be before anyone is told of them.
     pub fn committed(&mut self) {
         self.committed = self.keyspace.rev();
+        let sessions = &mut self.sessions;
+        self.watch.end_turn(|watcher, changes| {
+            sessions[watcher.session].mark_again(watcher.subscription, changes);
+        });
         self.carried.clear();
         self.keyspace.keep();
     }

@@ -315,6 +315,11 @@ impl Session {
         }
     }
 
+    /// Tells a subscription that is marked of so many more changes.
+    pub(crate) fn mark_again(&mut self, number: usize, changes: u64) {
+        self.subscriptions[number].mark_again(changes);
+    }
+
     /// How many revisions its slowest subscription is behind.
     pub(crate) fn lag(&self, keyspace: &Keyspace) -> u64 {
         let positions = self

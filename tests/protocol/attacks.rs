@@ -253,3 +253,41 @@ fn long_patterns_count_as_several_subscriptions() {
     bench.disconnect(1);
     assert_eq!(held(&mut bench, "subscriptions"), 0);
 }
+
+/// Very many who listen to the same are marked once a turn; what that has spared them is counted all the
+/// same, and nobody misses anything.
+#[test]
+fn a_crowd_of_subscribers_hears_of_everything() {
+    let crowd = 20;
+    let mut bench = bench(Limits::default(), crowd);
+    for client in 1..=crowd {
+        let subscribed = exchange(
+            &mut bench,
+            client,
+            r#"{"op":"subscribe","id":1,"key":"a","initial":false}"#,
+        );
+        assert_eq!(subscribed.len(), 2);
+    }
+    for turn in 0..3 {
+        for (key, value) in [("a.b", 1), ("a.b", 2), ("a.c", 3), ("a.b", 4)] {
+            let put = json!({"op": "put", "key": key, "value": value + turn});
+            bench.send(0, format!("{put}\n").as_bytes());
+        }
+        bench.settle(WHOLE);
+        lines(&mut bench, 0);
+        for client in 1..=crowd {
+            let told: Vec<Value> = lines(&mut bench, client)
+                .iter()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
+            let told: Vec<_> = told
+                .iter()
+                .map(|event| (&event["key"], &event["value"]))
+                .collect();
+            let (c, b) = (json!("a.c"), json!("a.b"));
+            assert_eq!(told, [(&c, &json!(3 + turn)), (&b, &json!(4 + turn))]);
+        }
+    }
+    let stats = ask(&mut bench, 0, r#"{"op":"stats"}"#);
+    assert_eq!(stats["coalesced"], 3 * 2 * crowd);
+}
