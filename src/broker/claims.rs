@@ -23,9 +23,10 @@ use super::{Broker, Refusal, writable_key};
 
 /// How many claims one request looks at, at most: `clients` tells of no more, and a key with more claims
 /// below it can't be claimed.
-const LOOKED_AT_MAX: usize = 4096;
-/// What looking at a claim takes, beside a look at something smaller.
-const LOOKS_PER_CLAIM: usize = 2;
+const LOOKED_AT_MAX: usize = 1024;
+/// What looking at a claim takes, and looking for one above a key, beside a look at something smaller.
+const LOOKS_PER_CLAIM: usize = 8;
+const LOOKS_PER_ANCESTOR: usize = 2;
 
 /// What stands before a key that is claimed.
 const PREFIX: &str = "$claims.";
@@ -139,7 +140,7 @@ impl Broker {
         let claim = claim_of(key);
         let ends = memchr::memchr_iter(b'.', claim.as_bytes()).skip(1);
         let claims = ends.chain([claim.len()]).map(|end| {
-            self.take_for(LOOKS_PER_CLAIM);
+            self.take_for(LOOKS_PER_ANCESTOR);
             &claim[..end]
         });
         claims
