@@ -232,6 +232,7 @@ impl Broker {
             self.end_requests(session, steps.taken().saturating_add(steps_of(bytes.len())));
         } else {
             self.sessions[session].input.bytes.extend_from_slice(bytes);
+            self.end_requests(session, steps_of(bytes.len()));
             self.resume(session, now);
         }
     }

@@ -458,7 +458,7 @@ pub(super) fn subject(peer: &Peer) -> Subject {
 
 /// The steps that taking in so many bytes takes.
 pub(super) fn steps_of(bytes: usize) -> u32 {
-    u32::try_from(bytes / BYTES_PER_STEP).unwrap_or(u32::MAX)
+    u32::try_from(1 + bytes / BYTES_PER_STEP).unwrap_or(u32::MAX)
 }
 
 /// How many subscriptions one with this pattern counts as: one, unless it is long. Each segment is a place

@@ -291,3 +291,38 @@ fn a_crowd_of_subscribers_hears_of_everything() {
     let stats = ask(&mut bench, 0, r#"{"op":"stats"}"#);
     assert_eq!(stats["coalesced"], 3 * 2 * crowd);
 }
+
+/// Bytes of lines that don't end are only taken in, which takes something of a turn as well.
+#[test]
+fn what_is_only_taken_in_takes_its_time() {
+    let crowd = 300;
+    let mut bench = bench(Limits::default(), crowd);
+    let turns = |bench: &mut Bench, bytes: usize, piece: usize| {
+        for client in 1..=crowd {
+            bench.send(client, &vec![b'x'; bytes]);
+        }
+        let mut turns = 0;
+        while (1..=crowd).any(|client| bench.has_unsent(client)) {
+            bench.turn(piece);
+            turns += 1;
+        }
+        turns
+    };
+    // The first pieces of lines, and what comes then: 4 MiB a turn.
+    let (first, then) = (
+        turns(&mut bench, 64 << 10, 32 << 10),
+        turns(&mut bench, 64 << 10, 32 << 10),
+    );
+    assert!(first >= 4 && then >= 4, "{first} and {then} turns");
+    // A byte takes a step, so that a turn is known to be used.
+    assert_eq!(turns(&mut bench, 100, 1), 100);
+    let session = bench.session(1).unwrap();
+    bench.send(1, b"x");
+    bench.turn_with(1, |_, _| {});
+    assert!(
+        !bench.broker.has_asked(session),
+        "the next turn is a new one"
+    );
+    bench.broker.receive(session, b"x", bench.now);
+    assert!(bench.broker.has_asked(session));
+}
