@@ -26,7 +26,7 @@ use super::{Broker, Refusal, writable_key};
 const LOOKED_AT_MAX: usize = 1024;
 /// What looking at a claim takes, and looking for one above a key, beside a look at something smaller.
 const LOOKS_PER_CLAIM: usize = 8;
-const LOOKS_PER_ANCESTOR: usize = 2;
+const LOOKS_PER_ANCESTOR: usize = 4;
 
 /// What stands before a key that is claimed.
 const PREFIX: &str = "$claims.";
