@@ -30,6 +30,7 @@ mod quotas;
 mod redo;
 mod strangers;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ use crate::session::{Counters, LastEvent, Sees, Session, Skip, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
-use quotas::{Credit, Ledger, steps_of};
+use quotas::{Credit, Ledger, steps_of, steps_to_read};
 use redo::Carried;
 use strangers::Strangers;
 
@@ -54,10 +55,15 @@ pub use strangers::TOKEN_BYTES_MAX;
 const STEPS_PER_TURN: u32 = 4096;
 /// What carrying out one request, or one operation of a batch, takes.
 const STEPS_PER_REQUEST: u32 = 16;
+/// A step is taken for so many subscriptions, claims, connections or places in the trie of patterns that
+/// a request makes the daemon look at.
+const LOOKS_PER_STEP: usize = 2;
 /// One of so many places for clients is kept for root.
 const CLIENTS_PER_KEPT_PLACE: u64 = 64;
 /// How many keys that belong to ended connections, or have expired, are deleted a turn.
 const ENDINGS_PER_TURN: usize = 1024;
+/// A buffer for what has come in is not made smaller than this.
+const INPUT_BYTES_KEPT: usize = 4 << 10;
 /// How many bytes of responses are provided for at once: enough for one, or for some small ones.
 const OUT_BYTES: usize = 256;
 /// How many bytes of events are made ahead of being written. More would make a slow subscriber's
@@ -112,6 +118,8 @@ pub struct Broker {
     owners: u64,
     last_event: LastEvent,
     counters: Counters,
+    /// What the request at hand takes beyond what each does, in steps.
+    extra: Cell<u32>,
     started: Time,
     committed: u64,
     can_redo: bool,
@@ -156,6 +164,7 @@ impl Broker {
             owners: 0,
             last_event: LastEvent::default(),
             counters: Counters::default(),
+            extra: Cell::new(0),
             started: now,
             can_redo: options.can_redo,
             carried: Carried::default(),
@@ -218,12 +227,12 @@ impl Broker {
     pub fn receive(&mut self, session: usize, bytes: &[u8], now: Time) {
         if self.sessions[session].input.bytes.is_empty() {
             let mut steps = self.begin_requests(session);
-            let given = steps.left();
             let done = self.carry_out(session, bytes, 0, &mut steps, now);
             self.keep(session, &bytes[done..]);
-            self.end_requests(session, given - steps.left() + steps_of(bytes.len()));
+            self.end_requests(session, steps.taken().saturating_add(steps_of(bytes.len())));
         } else {
             self.sessions[session].input.bytes.extend_from_slice(bytes);
+            self.end_requests(session, steps_of(bytes.len()));
             self.resume(session, now);
         }
     }
@@ -238,9 +247,8 @@ impl Broker {
     /// [`Broker::wants_turn`].
     pub fn resume(&mut self, session: usize, now: Time) {
         let mut steps = self.begin_requests(session);
-        let given = steps.left();
         self.go_on_with(session, &mut steps, now);
-        self.end_requests(session, given - steps.left());
+        self.end_requests(session, steps.taken());
     }
 
     fn go_on_with(&mut self, session: usize, steps: &mut Steps, now: Time) {
@@ -279,6 +287,10 @@ impl Broker {
         } else {
             let input = &mut self.sessions[session].input;
             input.searched = if last { bytes.len() } else { 0 };
+            // A buffer that was large does not stay so for the beginning of another line.
+            if bytes.capacity() / 4 > bytes.len().max(INPUT_BYTES_KEPT) {
+                bytes.shrink_to(INPUT_BYTES_KEPT);
+            }
             input.bytes = bytes;
         }
     }
@@ -320,7 +332,7 @@ impl Broker {
     pub fn disconnect(&mut self, session: usize) {
         let state = self.sessions.remove(session);
         let credit = self.credits.remove(session);
-        self.dismiss(&credit, state.subscriptions.len());
+        self.dismiss(&credit, &state);
         for (subscription, removed) in &state.subscriptions {
             self.watch.remove(
                 removed.pattern(),
@@ -385,6 +397,10 @@ impl Broker {
     /// Says that all changes are as safe as they have to be before anyone is told of them.
     pub fn committed(&mut self) {
         self.committed = self.keyspace.rev();
+        let sessions = &mut self.sessions;
+        self.watch.end_turn(|watcher, changes| {
+            sessions[watcher.session].mark_again(watcher.subscription, changes);
+        });
         self.carried.clear();
         self.keyspace.keep();
     }
@@ -468,9 +484,11 @@ impl Broker {
         !self.sessions[session].pending().is_empty()
     }
 
-    /// Throws away what would be written to a connection: nobody is there to read it.
+    /// Throws away what would be written to a connection: nobody is there to read it. What it has asked
+    /// to be told is not looked for from then on.
     pub fn discard_output(&mut self, session: usize) {
         let state = &mut self.sessions[session];
+        state.gone = true;
         let pending = state.pending().len();
         state.sent(pending);
         self.charge(session);
@@ -548,12 +566,13 @@ impl Broker {
         let state = &mut self.sessions[session];
         let skipped = std::mem::take(&mut state.input.skipping);
         if line.is_empty() && skipped.is_none() {
-            return;
+            return steps.take(1);
         }
         if state.out.capacity() == 0 {
             state.out.reserve(OUT_BYTES);
         }
         steps.take(STEPS_PER_REQUEST);
+        steps.take(steps_to_read(line.len()));
         self.counters.requests += 1;
         if let Err(refusal) = self.check_line(session, line, skipped) {
             self.refuse(session, None, &refusal);
@@ -574,7 +593,14 @@ impl Broker {
             }
         }
         self.take_try(session);
+        steps.take(self.extra.take());
         self.set_due(session);
+    }
+
+    /// Notes that the request at hand takes more than any other: so many small things are looked at.
+    fn take_for(&self, looks: usize) {
+        let steps = u32::try_from(looks / LOOKS_PER_STEP).unwrap_or(u32::MAX);
+        self.extra.set(self.extra.get().saturating_add(steps));
     }
 
     /// Refuses a line before it is read.
@@ -671,7 +697,7 @@ impl Broker {
             due,
             ..
         } = self;
-        watch.visit(key, |watcher| {
+        let nodes = watch.visit(key, |watcher| {
             let session = &mut sessions[watcher.session];
             session.mark(watcher.subscription, rev);
             if !session.due {
@@ -679,6 +705,7 @@ impl Broker {
                 due.push(watcher.session);
             }
         });
+        self.take_for(nodes);
     }
 }
 

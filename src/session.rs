@@ -48,12 +48,16 @@ pub enum Peer {
 
 /// How much more a connection may do in this turn. Everything that takes time takes steps.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Steps(u32);
+pub(crate) struct Steps {
+    left: u32,
+    /// What was taken, which may be more than there was: nothing stops in its middle.
+    taken: u32,
+}
 
 /// A buffer for what is to be written is not made smaller than this.
 const OUT_BYTES_KEPT: usize = 4 << 10;
 /// Looking at a key takes a step, and another one for so many of its bytes.
-const KEY_BYTES_PER_STEP: usize = 32;
+const KEY_BYTES_PER_STEP: usize = 16;
 
 /// What the daemon has counted since its start. The names are those of `stats`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,6 +83,8 @@ pub(crate) struct Session {
     pub(crate) authenticated: bool,
     /// Whether it was given up before that.
     pub(crate) expelled: bool,
+    /// Whether nobody is there any more to read what is written.
+    pub(crate) gone: bool,
     /// Whether the server has been told that there is something to write.
     pub(crate) due: bool,
     pub(crate) input: Input,
@@ -153,11 +159,15 @@ pub(crate) struct Deletion {
 
 impl Steps {
     pub(crate) fn new(steps: u32) -> Steps {
-        Steps(steps)
+        Steps {
+            left: steps,
+            taken: 0,
+        }
     }
 
     pub(crate) fn take(&mut self, steps: u32) {
-        self.0 = self.0.saturating_sub(steps);
+        self.left = self.left.saturating_sub(steps);
+        self.taken = self.taken.saturating_add(steps);
     }
 
     /// Takes what a look at a key takes: long ones are longer to be compared with patterns.
@@ -167,11 +177,15 @@ impl Steps {
     }
 
     pub(crate) fn are_left(self) -> bool {
-        self.0 > 0
+        self.left > 0
     }
 
     pub(crate) fn left(self) -> u32 {
-        self.0
+        self.left
+    }
+
+    pub(crate) fn taken(self) -> u32 {
+        self.taken
     }
 }
 
@@ -193,6 +207,7 @@ impl Session {
             name: None,
             authenticated,
             expelled: false,
+            gone: false,
             due: false,
             input: Input::default(),
             out: Vec::new(),
@@ -298,6 +313,11 @@ impl Session {
         if self.subscriptions[number].mark(rev) {
             self.behind.push_back(number);
         }
+    }
+
+    /// Tells a subscription that is marked of so many more changes.
+    pub(crate) fn mark_again(&mut self, number: usize, changes: u64) {
+        self.subscriptions[number].mark_again(changes);
     }
 
     /// How many revisions its slowest subscription is behind.

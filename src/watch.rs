@@ -7,6 +7,10 @@
 //! A subscription stands at the node of its pattern's last required segment: under `below` where it
 //! covers that node and everything under it, under `at` where it covers the node alone. Nothing is
 //! decided here but whom to mark; what they are told is made when they can read it.
+//!
+//! Whoever is marked stays so until the turn ends, since nobody is told anything before. So where very
+//! many stand at one place they are all met once a turn, and how often they would have been met again is
+//! counted for all of them together: a change costs the same however many others want to hear of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,22 +32,44 @@ pub struct Watcher {
 pub struct Watch {
     nodes: Slab<Node>,
     root: usize,
+    /// The number of this turn.
+    turn: u64,
+    /// The places of crowds that were to be met again in this turn, and whether it is the one `below`.
+    repeated: Vec<(usize, bool)>,
 }
 
 #[derive(Debug, Default)]
 struct Node {
     literals: BTreeMap<Box<str>, usize>,
     star: Option<usize>,
-    /// Sets, so that one of very many on the same pattern leaves as fast as one of few.
-    at: BTreeSet<Watcher>,
-    below: BTreeSet<Watcher>,
+    at: Watchers,
+    below: Watchers,
 }
+
+/// Those who stand at one place.
+#[derive(Debug, Default)]
+struct Watchers {
+    /// A set, so that one of very many on the same pattern leaves as fast as one of few.
+    all: BTreeSet<Watcher>,
+    /// The last turn in which they were met.
+    met: u64,
+    /// How often they were to be met again since.
+    repeats: u64,
+}
+
+/// More than so many at one place are a crowd.
+const CROWD: usize = 8;
 
 impl Default for Watch {
     fn default() -> Watch {
         let mut nodes = Slab::new();
         let root = nodes.insert(Node::default());
-        Watch { nodes, root }
+        Watch {
+            nodes,
+            root,
+            turn: 1,
+            repeated: Vec::new(),
+        }
     }
 }
 
@@ -69,6 +95,7 @@ impl Watch {
         }
         self.nodes[node]
             .watchers(pattern.is_subtree())
+            .all
             .insert(watcher);
     }
 
@@ -87,6 +114,7 @@ impl Watch {
         let last = path[path.len() - 1];
         let removed = self.nodes[last]
             .watchers(pattern.is_subtree())
+            .all
             .remove(&watcher);
         assert!(removed, "a watcher is removed once");
         for (segment, step) in segments.iter().zip(path.windows(2)).rev() {
@@ -104,45 +132,90 @@ impl Watch {
         }
     }
 
-    /// Calls `found` for each subscription that covers the key.
-    pub fn visit(&self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) {
+    /// Calls `found` for each subscription that covers the key, and returns how many places it has looked
+    /// at for that. Of a crowd it is called once a turn.
+    pub fn visit(&mut self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) -> usize {
         let root = &self.nodes[self.root];
         if root.is_empty() {
-            return;
+            return 0;
         }
+        let star = root.star;
+        let mut places = 0;
         let (first, rest) = split(key.as_str());
         if let Some(&child) = root.literals.get(first) {
-            self.visit_below(child, rest, &mut found);
+            places += self.visit_below(child, rest, &mut found);
         }
         // A star never stands for a first segment that belongs to the daemon.
         if !key.is_reserved() {
-            root.below.iter().copied().for_each(&mut found);
-            if let Some(child) = root.star {
-                self.visit_below(child, rest, &mut found);
+            self.meet(self.root, true, &mut found);
+            if let Some(child) = star {
+                places += self.visit_below(child, rest, &mut found);
             }
         }
+        places
     }
 
     /// Recurses once a segment; a key has at most half as many segments as bytes.
-    fn visit_below(&self, node: usize, rest: Option<&str>, found: &mut impl FnMut(Watcher)) {
-        let node = &self.nodes[node];
-        node.below.iter().copied().for_each(&mut *found);
+    fn visit_below(
+        &mut self,
+        node: usize,
+        rest: Option<&str>,
+        found: &mut impl FnMut(Watcher),
+    ) -> usize {
+        self.meet(node, true, found);
         let Some(rest) = rest else {
-            node.at.iter().copied().for_each(found);
-            return;
+            self.meet(node, false, found);
+            return 1;
         };
+        let mut places = 1;
         let (segment, rest) = split(rest);
-        if let Some(&child) = node.literals.get(segment) {
-            self.visit_below(child, rest, found);
+        let node = &self.nodes[node];
+        let children = [node.literals.get(segment).copied(), node.star];
+        for child in children.into_iter().flatten() {
+            places += self.visit_below(child, rest, found);
         }
-        if let Some(child) = node.star {
-            self.visit_below(child, rest, found);
+        places
+    }
+
+    /// Calls `found` for all who stand at a place, unless they are a crowd that was met in this turn.
+    fn meet(&mut self, node: usize, below: bool, found: &mut impl FnMut(Watcher)) {
+        let watchers = self.nodes[node].watchers(below);
+        if watchers.all.len() > CROWD {
+            if watchers.met == self.turn {
+                if watchers.repeats == 0 {
+                    self.repeated.push((node, below));
+                }
+                watchers.repeats += 1;
+                return;
+            }
+            watchers.met = self.turn;
+        }
+        watchers.all.iter().copied().for_each(found);
+    }
+
+    /// Ends a turn: calls `found` for each subscription of a crowd, with the number of times that it was
+    /// to be met again.
+    pub fn end_turn(&mut self, mut found: impl FnMut(Watcher, u64)) {
+        self.turn += 1;
+        for (node, below) in self.repeated.drain(..) {
+            // It may have gone meanwhile, and another one have come in its place.
+            let Some(node) = self.nodes.get_mut(node) else {
+                continue;
+            };
+            let watchers = node.watchers(below);
+            let repeats = std::mem::take(&mut watchers.repeats);
+            if repeats > 0 {
+                watchers
+                    .all
+                    .iter()
+                    .for_each(|&watcher| found(watcher, repeats));
+            }
         }
     }
 }
 
 impl Node {
-    fn watchers(&mut self, subtree: bool) -> &mut BTreeSet<Watcher> {
+    fn watchers(&mut self, subtree: bool) -> &mut Watchers {
         if subtree {
             &mut self.below
         } else {
@@ -153,8 +226,8 @@ impl Node {
     fn is_empty(&self) -> bool {
         self.literals.is_empty()
             && self.star.is_none()
-            && self.at.is_empty()
-            && self.below.is_empty()
+            && self.at.all.is_empty()
+            && self.below.all.is_empty()
     }
 }
 
@@ -168,6 +241,41 @@ fn split(text: &str) -> (&str, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A crowd is met once a turn, and the rest is counted.
+    #[test]
+    fn a_crowd_is_met_once_a_turn() {
+        let mut watch = Watch::default();
+        let pattern = |text: &str| Pattern::new(text).unwrap().with_descendants();
+        let watcher = |session: usize| Watcher {
+            session,
+            subscription: 0,
+        };
+        for session in 0..CROWD + 1 {
+            watch.add(&pattern("a"), watcher(session));
+        }
+        watch.add(&pattern("*"), watcher(100));
+        for _ in 0..2 {
+            for found in [CROWD + 2, 1, 1] {
+                let mut count = 0;
+                watch.visit(KeyRef::new("a.b").unwrap(), |_| count += 1);
+                assert_eq!(count, found);
+            }
+            let mut again = Vec::new();
+            watch.end_turn(|watcher, repeats| again.push((watcher.session, repeats)));
+            let expected: Vec<_> = (0..CROWD + 1).map(|session| (session, 2)).collect();
+            assert_eq!(again, expected);
+        }
+        // Whoever has gone is not told.
+        for _ in 0..2 {
+            watch.visit(KeyRef::new("a").unwrap(), |_| {});
+        }
+        for session in 0..CROWD + 1 {
+            watch.remove(&pattern("a"), watcher(session));
+        }
+        watch.add(&pattern("b"), watcher(7));
+        watch.end_turn(|watcher, _| panic!("{watcher:?}"));
+    }
 
     /// Every pattern against every key, by the trie and by the pattern itself.
     #[test]
@@ -229,8 +337,9 @@ mod tests {
             }
         }
         assert_eq!(watch.nodes.len(), 1, "only the root is left");
-        watch.visit(KeyRef::new("a.b").unwrap(), |watcher| {
+        let places = watch.visit(KeyRef::new("a.b").unwrap(), |watcher| {
             panic!("{watcher:?} was removed")
         });
+        assert_eq!(places, 0);
     }
 }

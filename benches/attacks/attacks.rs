@@ -17,7 +17,7 @@ use crate::crowd::{self, Appetite, Member, flood, gather, never};
 use crate::daemon::Operator;
 
 /// How long 99 of 100 answers and events of the client may take at most.
-const P99_MAX: Duration = Duration::from_millis(5);
+const P99_MAX: Duration = Duration::from_millis(10);
 /// The same where lines of 1 MiB are read, and values of that size written.
 const P99_MAX_LINES: Duration = Duration::from_millis(20);
 /// The same where such a line is a batch.
@@ -298,10 +298,10 @@ pub(crate) const ALL: &[Attack] = &[
         session_keys,
     ),
     Attack {
-        descriptors: Some(64),
+        descriptors: Some(256),
         ..attack(
             "descriptors",
-            "as many connections as they get, where the daemon may have 64 descriptors",
+            "as many connections as they get, where the daemon may have 256 descriptors",
             memory(CONNECTIONS, 0, 0, 0, 0),
             connect_and_stay,
         )

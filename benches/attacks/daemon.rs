@@ -16,7 +16,7 @@ use crate::attacks::Attack;
 const OWN: &str = "0";
 pub(crate) const OTHERS: &str = "1";
 /// How long it may take until all is given back.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A daemon, killed when dropped.
 pub(crate) struct Daemon {

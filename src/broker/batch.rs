@@ -86,13 +86,15 @@ impl Broker {
                 BatchOp::Put(put) => self.plan_put(&mut plan, session, put, now),
                 BatchOp::Delete(delete) => self.plan_delete(&mut plan, session, delete),
             };
-            planned.map_err(|refusal| Refusal {
-                at: Some(at),
-                ..refusal
-            })?;
+            if let Err(refusal) = planned {
+                // It has been looked at, even if nothing comes of it.
+                steps.take(u32::try_from(plan.walked).unwrap_or(u32::MAX));
+                let at = Some(at);
+                return Err(Refusal { at, ..refusal });
+            }
         }
-        self.check_stored(session, plan.removed, plan.own, plan.added)?;
         steps.take(u32::try_from(plan.walked).unwrap_or(u32::MAX));
+        self.check_stored(session, plan.removed, plan.own, plan.added)?;
         for op in ops {
             match op {
                 BatchOp::Put(_) => self.counters.puts += 1,
@@ -196,7 +198,7 @@ impl Broker {
         let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
         plan.look_at(plan.overlay.len())?;
         for (key, entry) in self.keyspace.walk(&pattern, None) {
-            plan.look_at(1)?;
+            plan.look_at(1 + key.as_str().len() / 16)?;
             let is_swept = entry.is_some() && self.may_sweep(session, key.borrowed());
             if is_swept && !plan.overlay.contains_key(key) {
                 found.push(key.clone());

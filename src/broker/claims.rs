@@ -21,6 +21,13 @@ use crate::wire::{ErrorCode, Lifetime, Payload};
 
 use super::{Broker, Refusal, writable_key};
 
+/// How many claims one request looks at, at most: `clients` tells of no more, and a key with more claims
+/// below it can't be claimed.
+const LOOKED_AT_MAX: usize = 1024;
+/// What looking at a claim takes, and looking for one above a key, beside a look at something smaller.
+const LOOKS_PER_CLAIM: usize = 8;
+const LOOKS_PER_ANCESTOR: usize = 4;
+
 /// What stands before a key that is claimed.
 const PREFIX: &str = "$claims.";
 
@@ -82,9 +89,17 @@ impl Broker {
             return conflict(held);
         }
         let subtree = Pattern::new(claim.as_str())?.with_descendants();
-        let mut below = self.keyspace.walk(&subtree, None);
-        let held = below.find_map(|(_, entry)| entry.filter(|held| !self.holds(session, held)));
-        held.map_or(Ok(()), conflict)
+        for (number, (_, entry)) in self.keyspace.walk(&subtree, None).enumerate() {
+            self.take_for(LOOKS_PER_CLAIM);
+            if number == LOOKED_AT_MAX {
+                let message = format!("there are more than {LOOKED_AT_MAX} claims below {key}");
+                return Err(Refusal::new(ErrorCode::Limit, message));
+            }
+            if let Some(held) = entry.filter(|held| !self.holds(session, held)) {
+                return conflict(held);
+            }
+        }
+        Ok(())
     }
 
     /// Refuses what would change a key that another connection has claimed.
@@ -102,7 +117,8 @@ impl Broker {
             return claims;
         }
         let all = Pattern::new("$claims.*").expect("this is a pattern");
-        for (key, entry) in self.keyspace.walk(&all, None) {
+        for (key, entry) in self.keyspace.walk(&all, None).take(LOOKED_AT_MAX) {
+            self.take_for(LOOKS_PER_CLAIM);
             let Some(owner) = entry.and_then(|entry| entry.owner) else {
                 continue;
             };
@@ -123,7 +139,10 @@ impl Broker {
         }
         let claim = claim_of(key);
         let ends = memchr::memchr_iter(b'.', claim.as_bytes()).skip(1);
-        let claims = ends.chain([claim.len()]).map(|end| &claim[..end]);
+        let claims = ends.chain([claim.len()]).map(|end| {
+            self.take_for(LOOKS_PER_ANCESTOR);
+            &claim[..end]
+        });
         claims
             .filter_map(|claim| self.keyspace.entry(KeyRef::new(claim).ok()?))
             .find(|entry| !self.holds(session, entry))

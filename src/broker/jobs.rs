@@ -27,6 +27,9 @@ impl Broker {
         steps: &mut Steps,
         now: Time,
     ) {
+        if self.sessions[session].gone && matches!(job.task, Task::List(_)) {
+            return;
+        }
         let Job {
             pattern,
             after,
@@ -129,6 +132,7 @@ impl Broker {
                     deletion.rev = rev;
                 }
             }
+            steps.take(self.extra.take());
             if is_over? {
                 return Ok(true);
             }

@@ -29,6 +29,9 @@ impl Broker {
         steps: &mut Steps,
         now: Time,
     ) {
+        if self.sessions[session].gone && only_asks(&request.op) {
+            return;
+        }
         let id = request.id.as_ref();
         let done = if self.sessions[session].authenticated || matches!(request.op, Op::Hello { .. })
         {
@@ -326,6 +329,7 @@ impl Broker {
             pattern = pattern.with_descendants();
         }
         self.check_access_to_some(session, Action::Read, &pattern)?;
+        self.take_for(self.sessions[session].subscriptions.len() / 8);
         let state = &mut self.sessions[session];
         if state.subscription(id).is_some() {
             let message = format!("a subscription {} lives on this connection", id.as_json());
@@ -338,7 +342,7 @@ impl Broker {
             );
             return Err(Refusal::new(ErrorCode::Limit, message));
         }
-        self.check_subscriptions(session)?;
+        self.check_subscriptions(session, &pattern)?;
         let rev = self.keyspace.rev();
         let start = match &subscribe.since {
             Some((since, epoch)) if *epoch == self.epoch && *since <= rev => Start::After(*since),
@@ -361,7 +365,7 @@ impl Broker {
                 subscription: number,
             },
         );
-        self.count_subscription(session, true);
+        self.count_subscription(session, &pattern, true);
         Ok(Done::Answered)
     }
 
@@ -371,13 +375,14 @@ impl Broker {
         id: Option<&Id<'_>>,
         sub: &Id<'_>,
     ) -> Result<Done, Refusal> {
+        self.take_for(self.sessions[session].subscriptions.len() / 8);
         let state = &mut self.sessions[session];
         let Some(subscription) = state.subscription(sub) else {
             let message = format!("this connection has no subscription {}", sub.as_json());
             return Err(Refusal::new(ErrorCode::NotFound, message));
         };
         let removed = state.unsubscribe(subscription);
-        self.count_subscription(session, false);
+        self.count_subscription(session, removed.pattern(), false);
         self.watch.remove(
             removed.pattern(),
             Watcher {
@@ -395,6 +400,7 @@ impl Broker {
             .iter()
             .map(|(_, session)| session.subscriptions.len())
             .sum();
+        self.take_for(self.sessions.len());
         let (counters, figures) = (&self.counters, &self.figures);
         reply
             .text("version", env!("CARGO_PKG_VERSION"))
@@ -428,6 +434,7 @@ impl Broker {
 
     fn client_list(&self, asking: usize) -> Vec<Client<'_>> {
         let mut claims = self.claims_seen_by(asking);
+        self.take_for(8 * self.sessions.len());
         let sessions = self.sessions.iter();
         sessions
             .map(|(_, session)| {
@@ -448,6 +455,14 @@ impl Broker {
             })
             .collect()
     }
+}
+
+/// Whether a request does nothing but have its client told something.
+fn only_asks(op: &Op<'_>) -> bool {
+    matches!(
+        op,
+        Op::Get(_) | Op::Subscribe(_) | Op::Stats | Op::Clients | Op::Ping
+    )
 }
 
 /// Judges an `if_rev` against the entry that there is.

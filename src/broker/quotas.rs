@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use slab::Slab;
 
 use crate::access::{Resource, Subject};
+use crate::key::Pattern;
 use crate::keyspace::{Account, Held};
 use crate::session::{Peer, Session, Steps};
 use crate::wire::{ErrorCode, Limits};
@@ -32,12 +33,16 @@ const ACCOUNT_BYTES_PER_TURN: usize = 4 << 20;
 const BYTES_PER_TURN: usize = 256 << 10;
 /// A step is taken for so many bytes that have come in.
 const BYTES_PER_STEP: usize = 256;
+/// A step is taken for so many bytes of a line that is carried out.
+const LINE_BYTES_PER_STEP: usize = 64;
 /// How many bytes a connection may hold without their being charged.
 const FREE_BYTES: u64 = 4 << 10;
 /// A user may hold so many messages of the largest size in unfinished requests and unread answers.
 const BUFFERED_MESSAGES: u64 = 64;
 /// A user may have so many times the subscriptions of one connection.
 const SUBSCRIPTIONS_FACTOR: u64 = 16;
+/// A subscription whose pattern has more segments counts as several.
+const SEGMENTS_FREE: u64 = 8;
 /// How many users are told about at most.
 const USERS_TOLD: usize = 1000;
 
@@ -157,10 +162,12 @@ impl Broker {
     }
 
     /// Gives back what a connection has held.
-    pub(super) fn dismiss(&mut self, credit: &Credit, subscriptions: usize) {
+    pub(super) fn dismiss(&mut self, credit: &Credit, state: &Session) {
+        let patterns = state.subscriptions.iter();
+        let subscriptions: u64 = patterns.map(|(_, one)| weight(one.pattern())).sum();
         let held = self.ledger.of(credit);
         held.connections -= 1;
-        held.subscriptions -= subscriptions as u64;
+        held.subscriptions -= subscriptions;
         held.buffered -= credit.charged;
         if held.connections == 0 {
             self.ledger.accounts.remove(credit.place);
@@ -197,6 +204,7 @@ impl Broker {
 
     /// The steps that a session has for its requests in this turn.
     pub(super) fn begin_requests(&mut self, session: usize) -> Steps {
+        self.extra.set(0);
         let credit = &mut self.credits[session];
         let held = self.ledger.of(credit);
         credit.is_over = held.buffered > credit.quotas.buffered;
@@ -296,20 +304,26 @@ impl Broker {
         credit.refusal(Resource::Buffered, used)
     }
 
-    pub(super) fn check_subscriptions(&self, session: usize) -> Result<(), Refusal> {
+    pub(super) fn check_subscriptions(
+        &self,
+        session: usize,
+        pattern: &Pattern,
+    ) -> Result<(), Refusal> {
         let credit = &self.credits[session];
         let used = self.ledger.look(credit).subscriptions;
-        let quotas = &credit.quotas;
-        quotas.check(credit.account, Resource::Subscriptions, used)
+        if used + weight(pattern) > credit.quotas.subscriptions {
+            return Err(credit.refusal(Resource::Subscriptions, used));
+        }
+        Ok(())
     }
 
-    /// Counts subscriptions that are made, or end.
-    pub(super) fn count_subscription(&mut self, session: usize, is_made: bool) {
+    /// Counts a subscription that is made, or ends.
+    pub(super) fn count_subscription(&mut self, session: usize, pattern: &Pattern, is_made: bool) {
         let held = self.ledger.of(&self.credits[session]);
         if is_made {
-            held.subscriptions += 1;
+            held.subscriptions += weight(pattern);
         } else {
-            held.subscriptions -= 1;
+            held.subscriptions -= weight(pattern);
         }
     }
 
@@ -444,7 +458,20 @@ pub(super) fn subject(peer: &Peer) -> Subject {
 
 /// The steps that taking in so many bytes takes.
 pub(super) fn steps_of(bytes: usize) -> u32 {
-    u32::try_from(bytes / BYTES_PER_STEP).unwrap_or(u32::MAX)
+    u32::try_from(1 + bytes / BYTES_PER_STEP).unwrap_or(u32::MAX)
+}
+
+/// How many subscriptions one with this pattern counts as: one, unless it is long. Each segment is a place
+/// of its own, with some hundred bytes, and a key with as many segments may lead to all of those of
+/// patterns with stars.
+fn weight(pattern: &Pattern) -> u64 {
+    let segments = pattern.required_segments().count() as u64;
+    segments.div_ceil(SEGMENTS_FREE).max(1).pow(2)
+}
+
+/// The steps that reading a line takes, and doing with its value whatever is to be done.
+pub(super) fn steps_to_read(bytes: usize) -> u32 {
+    u32::try_from(bytes / LINE_BYTES_PER_STEP).unwrap_or(u32::MAX)
 }
 
 /// How many bytes a session holds.

@@ -139,6 +139,11 @@ impl Subscription {
         true
     }
 
+    /// Notes so many more changes, in the turn in which it was marked.
+    pub(crate) fn mark_again(&mut self, changes: u64) {
+        self.marked += changes;
+    }
+
     /// Makes it start over, and tells whether it was at the end until now.
     pub(crate) fn restart(&mut self) -> bool {
         self.stage = Stage::Reset;

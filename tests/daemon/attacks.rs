@@ -10,7 +10,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use crate::support::{Client, Daemon, Process, until};
+use crate::support::{Client, Daemon, Plan, Process, has_program, skip, until};
 
 /// Small limits, so that small attacks reach the quotas: 32 connections, 5,000 keys, 2 MiB stored, 4 MiB
 /// buffered, 1,024 subscriptions.
@@ -398,6 +398,58 @@ fn questions_about_everything() {
             },
         ],
     );
+}
+
+/// Where there are fewer descriptors than there could be clients, one user gets half of them all the same.
+#[test]
+fn descriptors_up_to_the_last() {
+    if !has_program("prlimit") {
+        return skip("there is no prlimit");
+    }
+    let plan = Plan::new().under(&["prlimit", "--nofile=160:160"]);
+    let daemon = plan.with(&["127.0.0.1:0"]).start();
+    let address = daemon.tcp_address("127.0.0.1:");
+    let crowd: Vec<TcpStream> = (0..300)
+        .map(|_| TcpStream::connect(&address).unwrap())
+        .collect();
+    // Nothing is answered to whoever waits for a descriptor.
+    let mut others = Others::new(&daemon);
+    others.be_served();
+    let hello = daemon.connect().do_it(r#"{"op":"hello"}"#);
+    assert_eq!(hello["limits"]["clients"], 160 - 64);
+    drop(crowd);
+    until("nothing is left of them", || attackers(&daemon).is_none());
+    assert!(
+        !daemon.log().contains("accepting pauses"),
+        "{}",
+        daemon.log()
+    );
+}
+
+/// One connection after the other is left with a buffer that was large and has next to nothing in it: the
+/// beginning of a line, or the end of an answer.
+#[test]
+fn what_is_left_in_large_buffers() {
+    const CROWD: u64 = 60;
+    let daemon = Daemon::start(&["127.0.0.1:0"]);
+    let address = daemon.tcp_address("127.0.0.1:");
+    let mut others = Others::new(&daemon);
+    let blanks = [&[b' '; 1_000_000][..], b"\n{"].concat();
+    let mut held = Vec::new();
+    let mut before = 0;
+    for number in 0..=CROWD {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(&blanks).unwrap();
+        stream.read_exact(&mut [0; 20]).unwrap();
+        held.push(stream);
+        others.be_served();
+        if number == 0 {
+            before = daemon.process().memory();
+        }
+    }
+    let each = daemon.process().memory().saturating_sub(before) / CROWD;
+    println!("{} KiB each", each >> 10);
+    assert!(each < 64 << 10, "{each} bytes each");
 }
 
 /// Many connections of one user that have a lot to be looked at, and somebody who asks for little. What

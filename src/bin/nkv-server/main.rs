@@ -83,7 +83,10 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
             )
         }
     };
-    raise_descriptor_limit(options.limits.clients + OTHER_DESCRIPTORS);
+    let granted = raise_descriptor_limit(options.limits.clients + OTHER_DESCRIPTORS);
+    if let Some(clients) = clients_with(granted) {
+        options.limits.clients = options.limits.clients.min(clients);
+    }
     if let Some(supervisor) = &options.supervisor {
         supervisor.status("Reading the journals");
     }
@@ -206,8 +209,16 @@ fn make_own_under_tmp(directory: Option<&Path>, code: u8) -> Result<(), Failure>
     })
 }
 
-/// Each client takes a descriptor. Where the system grants fewer, accepting pauses when they run out.
-fn raise_descriptor_limit(wanted: u64) {
+/// How many clients there may be with so many descriptors. Limits and quotas go by that number, so that no
+/// user can take all there are, and root's places stay. Where there are next to none, nothing is left to
+/// be shared out, and accepting pauses when they run out.
+fn clients_with(descriptors: u64) -> Option<u64> {
+    let clients = descriptors.saturating_sub(OTHER_DESCRIPTORS);
+    (clients >= OTHER_DESCRIPTORS).then_some(clients)
+}
+
+/// Each client takes a descriptor. Returns how many there may be.
+fn raise_descriptor_limit(wanted: u64) -> u64 {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < wanted {
@@ -215,6 +226,7 @@ fn raise_descriptor_limit(wanted: u64) {
         }
         Ok(hard)
     });
+    let granted = getrlimit(Resource::RLIMIT_NOFILE).map_or(wanted, |(soft, _)| soft);
     match raised {
         Ok(hard) if hard < wanted => {
             warn!("only {hard} descriptors are allowed, {wanted} would serve all clients");
@@ -222,4 +234,5 @@ fn raise_descriptor_limit(wanted: u64) {
         Ok(_) => {}
         Err(error) => warn!("the limit of descriptors stays as it is: {error}"),
     }
+    granted
 }
