@@ -263,6 +263,15 @@ pub(crate) const ALL: &[Attack] = &[
     ),
     within(
         P99_MAX_LINES,
+        attack(
+            "unread-events",
+            "512 connections subscribe to a key and read nothing, and it gets values of 1 MiB",
+            memory(CONNECTIONS, CONNECTIONS, 1, MEBIBYTE, BUFFERED),
+            unread_events,
+        ),
+    ),
+    within(
+        P99_MAX_LINES,
         before(
             large_value,
             attack(
@@ -594,6 +603,17 @@ fn endless_lines(ground: &mut Ground) {
         crowd::run_until_said(ground, &mut members, 0);
     }
     ground.tally.add("rounds", rounds);
+}
+
+fn unread_events(ground: &mut Ground) {
+    let first = subscribe(1, "large");
+    let mut members = gather(ground, 511, &first, b"", Appetite::Nothing);
+    crowd::run(ground, &mut members, |members| {
+        members.iter().all(Member::has_said_all)
+    });
+    let puts = line(put("large", &format!("\"{}\"", "x".repeat(1_000_000))).as_bytes());
+    members.extend(gather(ground, 1, b"", &puts, Appetite::All));
+    crowd::run(ground, &mut members, never);
 }
 
 /// One connection after the other, so that none holds much at a time: each is left with a buffer that was
