@@ -23,11 +23,13 @@
 
 mod access;
 mod batch;
+mod buffers;
 mod claims;
 mod jobs;
 mod ops;
 mod quotas;
 mod redo;
+mod shares;
 mod strangers;
 
 use std::cell::Cell;
@@ -44,11 +46,13 @@ use crate::session::{Counters, LastEvent, Session, Skip, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
-use quotas::{Credit, Ledger, steps_of, steps_to_read};
+use quotas::{Credit, Ledger};
 use redo::Carried;
+use shares::{steps_of, steps_to_read};
 use strangers::Strangers;
 
 pub use crate::session::Peer;
+pub use shares::Share;
 pub use strangers::TOKEN_BYTES_MAX;
 
 /// How many steps a connection has a turn for its requests, and as many for its events.
@@ -276,23 +280,16 @@ impl Broker {
         if bytes.is_empty() {
             return;
         }
-        // What is left is moved back unless it is to be dropped as part of a line that is not taken in.
-        let skip = if last {
-            self.skips(session, bytes.len())
-        } else {
-            None
-        };
-        if let Some(skip) = skip {
-            self.skip_line(session, skip);
-        } else {
-            let input = &mut self.sessions[session].input;
-            input.searched = if last { bytes.len() } else { 0 };
-            // A buffer that was large does not stay so for the beginning of another line.
-            if bytes.capacity() / 4 > bytes.len().max(INPUT_BYTES_KEPT) {
-                bytes.shrink_to(INPUT_BYTES_KEPT);
-            }
-            input.bytes = bytes;
+        if last && self.drops(session, bytes.len()) {
+            return;
         }
+        let input = &mut self.sessions[session].input;
+        input.searched = if last { bytes.len() } else { 0 };
+        // A buffer that was large does not stay so for the beginning of another line.
+        if bytes.capacity() / 4 > bytes.len().max(INPUT_BYTES_KEPT) {
+            bytes.shrink_to(INPUT_BYTES_KEPT);
+        }
+        input.bytes = bytes;
     }
 
     /// Whether bytes may be read for a connection: all that came before are carried out or are the
@@ -615,33 +612,29 @@ impl Broker {
     /// Keeps what could not be carried out yet.
     fn keep(&mut self, session: usize, rest: &[u8]) {
         let last = memchr::memchr(b'\n', rest).is_none();
-        let skip = if last {
-            self.skips(session, rest.len())
-        } else {
-            None
-        };
-        if let Some(skip) = skip {
-            self.skip_line(session, skip);
-        } else {
-            let input = &mut self.sessions[session].input;
-            input.bytes.extend_from_slice(rest);
-            input.searched = if last { rest.len() } else { 0 };
+        if last && self.drops(session, rest.len()) {
+            return;
         }
+        let input = &mut self.sessions[session].input;
+        input.bytes.extend_from_slice(rest);
+        input.searched = if last { rest.len() } else { 0 };
     }
 
-    /// Why a line that is so long already, without its end, is not taken in.
-    fn skips(&self, session: usize, bytes: usize) -> Option<Skip> {
+    /// Whether a line that is so long already, without its end, is not to be taken in. The rest of it is
+    /// skipped then.
+    fn drops(&mut self, session: usize, bytes: usize) -> bool {
         let carriage_return = 1;
-        let skipping = self.sessions[session].input.skipping;
-        if skipping.is_some() {
-            skipping
+        let skip = if let Some(skip) = self.sessions[session].input.skipping {
+            skip
         } else if bytes as u64 > self.line_bytes_max(session) + carriage_return {
-            Some(Skip::TooLong)
+            Skip::TooLong
         } else if !self.may_buffer(session, bytes) {
-            Some(Skip::OverQuota)
+            Skip::OverQuota
         } else {
-            None
-        }
+            return false;
+        };
+        self.skip_line(session, skip);
+        true
     }
 
     fn may_go_on(&self, session: usize, steps: Steps) -> bool {
@@ -715,16 +708,6 @@ fn epoch_under(history: &str, rules: Option<&Rules>, changed: u64) -> String {
         (None, 0) => history.to_owned(),
         (mark, changed) => format!("{history}-{:08x}.{changed}", mark.unwrap_or(0)),
     }
-}
-
-/// What a connection may still be given in one turn's delivery. [`Broker::share`] gives it, and
-/// [`Broker::end_share`] takes back what is left.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Share {
-    bytes: usize,
-    steps: Steps,
-    /// Whether the connection's user holds too much memory already.
-    is_short: bool,
 }
 
 impl Token {
