@@ -40,7 +40,7 @@ use crate::access::{Action, Grants, Rules};
 use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
-use crate::session::{Counters, LastEvent, Sees, Session, Skip, Steps};
+use crate::session::{Counters, LastEvent, Sees, Session, Skip, Steps, View};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
@@ -452,13 +452,17 @@ impl Broker {
         let state = &mut self.sessions[session];
         let grants = self.grants[session].as_ref();
         let sees = grants.map(|grants| |key: KeyRef<'_>| grants.allow(Action::Read, key));
+        let view = View {
+            keyspace: &self.keyspace,
+            epoch: &self.epoch,
+            sees: sees.as_ref().map(|sees| sees as &Sees<'_>),
+        };
         state.fill(
-            &self.keyspace,
+            &view,
             chunk,
             &mut share.steps,
             &mut self.last_event,
             &mut self.counters,
-            sees.as_ref().map(|sees| sees as &Sees<'_>),
         );
         self.charge(session);
         self.sessions[session].pending()
@@ -710,7 +714,8 @@ impl Broker {
 }
 
 /// What a client holds is what the rules let it see, so under other rules nobody can resume: that is
-/// another epoch. A number tells apart rules that come back while the daemon runs.
+/// another epoch. Each `reset` names the one that it begins. For clients that don't look there, a number
+/// tells apart rules that come back while the daemon runs.
 fn epoch_under(history: &str, rules: Option<&Rules>, changed: u64) -> String {
     let mark = rules.and_then(Rules::mark);
     match (mark, changed) {

@@ -26,7 +26,7 @@ use crate::keyspace::{Keyspace, Owner};
 use crate::wire::Id;
 
 use subscription::Teller;
-pub(crate) use subscription::{LastEvent, Sees, Start, Subscription};
+pub(crate) use subscription::{LastEvent, Sees, Start, Subscription, View};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,25 +249,23 @@ impl Session {
     /// that the session may not see nothing is told.
     pub(crate) fn fill(
         &mut self,
-        keyspace: &Keyspace,
+        view: &View<'_>,
         chunk: usize,
         steps: &mut Steps,
         last: &mut LastEvent,
         counters: &mut Counters,
-        sees: Option<&Sees<'_>>,
     ) {
         if self.behind.is_empty() || self.pending().len() >= chunk {
             return;
         }
         self.drop_sent();
         let mut teller = Teller {
-            keyspace,
+            view,
             out: &mut self.out,
             chunk,
             steps,
             last,
             counters,
-            sees,
         };
         while !teller.is_full() {
             let Some(number) = self.behind.pop_front() else {

@@ -17,13 +17,20 @@ use super::{Counters, Steps};
 
 /// What telling takes: what there is to tell, where to, how much of it, and who counts.
 pub(crate) struct Teller<'a> {
-    pub(crate) keyspace: &'a Keyspace,
+    pub(crate) view: &'a View<'a>,
     pub(crate) out: &'a mut Vec<u8>,
     /// How many bytes may stand in `out`, about.
     pub(crate) chunk: usize,
     pub(crate) steps: &'a mut Steps,
     pub(crate) last: &'a mut LastEvent,
     pub(crate) counters: &'a mut Counters,
+}
+
+/// What there is to tell, as one session may see it.
+pub(crate) struct View<'a> {
+    pub(crate) keyspace: &'a Keyspace,
+    /// Names the history and the rules, so that nobody resumes with what others let it see.
+    pub(crate) epoch: &'a str,
     /// Tells of a key whether it may be seen; without it all may.
     pub(crate) sees: Option<&'a Sees<'a>>,
 }
@@ -153,23 +160,26 @@ impl Subscription {
     /// Tells what is to be told until the teller can take no more or nothing is left, which it
     /// returns.
     pub(crate) fn advance(&mut self, teller: &mut Teller<'_>) -> bool {
-        if self.position < teller.keyspace.floor() {
+        let View {
+            keyspace, epoch, ..
+        } = teller.view;
+        if self.position < keyspace.floor() {
             self.stage = Stage::Reset;
         }
         if matches!(self.stage, Stage::Reset) {
-            self.position = teller.keyspace.rev();
+            self.position = keyspace.rev();
             self.stage = Stage::Walk { after: None };
             self.owes_sync = true;
             self.settle(teller.counters);
             self.marked_after = self.position;
-            EventLine::reset(teller.out, &self.id, self.position);
+            EventLine::reset(teller.out, &self.id, epoch, self.position);
             teller.counters.events += 1;
         }
         if !self.walk(teller) || !self.follow(teller) {
             return false;
         }
         if self.owes_sync {
-            EventLine::sync(teller.out, &self.id, teller.keyspace.rev());
+            EventLine::sync(teller.out, &self.id, keyspace.rev());
             teller.counters.events += 1;
             self.owes_sync = false;
         }
@@ -184,7 +194,7 @@ impl Subscription {
             return true;
         };
         let after = after.as_ref().map(Key::as_str);
-        for (key, entry) in teller.keyspace.walk(&self.pattern, after) {
+        for (key, entry) in teller.view.keyspace.walk(&self.pattern, after) {
             // What has changed since is told by following, in its place.
             let is_told = |entry: &Entry<'_>| {
                 entry.rev <= self.position && teller.may_tell(entry.key.borrowed())
@@ -205,7 +215,7 @@ impl Subscription {
 
     /// The second stage; true at the end of the index.
     fn follow(&mut self, teller: &mut Teller<'_>) -> bool {
-        for (rev, change) in teller.keyspace.changes_after(self.position) {
+        for (rev, change) in teller.view.keyspace.changes_after(self.position) {
             if teller.is_full() {
                 return false;
             }
@@ -246,7 +256,7 @@ impl Teller<'_> {
     }
 
     fn may_tell(&self, key: KeyRef<'_>) -> bool {
-        self.sees.is_none_or(|sees| sees(key))
+        self.view.sees.is_none_or(|sees| sees(key))
     }
 
     fn put(&mut self, sub: &Id<'_>, entry: &Entry<'_>) {
