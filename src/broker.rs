@@ -36,11 +36,11 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::access::{Action, Grants, Rules};
+use crate::access::{Grants, Rules};
 use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
-use crate::session::{Counters, LastEvent, Sees, Session, Skip, Steps, View};
+use crate::session::{Counters, LastEvent, Session, Skip, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
@@ -330,9 +330,9 @@ impl Broker {
     /// Forgets a connection. Its subscriptions end, and so do the `session` entries that it put last;
     /// where those are very many, the rest of them goes in the turns that follow.
     pub fn disconnect(&mut self, session: usize) {
-        let state = self.sessions.remove(session);
+        let mut state = self.sessions.remove(session);
         let credit = self.credits.remove(session);
-        self.dismiss(&credit, &state);
+        self.dismiss(session, &credit, &mut state);
         for (subscription, removed) in &state.subscriptions {
             self.watch.remove(
                 removed.pattern(),
@@ -436,42 +436,35 @@ impl Broker {
         }
     }
 
-    /// The bytes to write to a connection next; empty where there is nothing, or where its share of
-    /// the turn is used up. To be called after [`Broker::committed`].
+    /// The bytes to write to a connection next. Empty where there is nothing; where its share of the turn
+    /// is used up, and then it is due again; and where it has to wait until others of its user have read
+    /// theirs, and then it will be. To be called after [`Broker::committed`].
     pub fn fill(&mut self, session: usize, share: &mut Share) -> &[u8] {
         assert_eq!(
             self.committed,
             self.keyspace.rev(),
             "only what is committed may be shown"
         );
-        if share.bytes == 0 {
-            return &[];
+        if share.bytes > 0 {
+            self.make_events(session, share);
         }
-        // Each connection gets on by an event at least, whatever others of its user hold.
-        let chunk = if share.is_short { 1 } else { EVENT_CHUNK_BYTES };
-        let state = &mut self.sessions[session];
-        let grants = self.grants[session].as_ref();
-        let sees = grants.map(|grants| |key: KeyRef<'_>| grants.allow(Action::Read, key));
-        let view = View {
-            keyspace: &self.keyspace,
-            epoch: &self.epoch,
-            sees: sees.as_ref().map(|sees| sees as &Sees<'_>),
-        };
-        state.fill(
-            &view,
-            chunk,
-            &mut share.steps,
-            &mut self.last_event,
-            &mut self.counters,
-        );
-        self.charge(session);
-        self.sessions[session].pending()
+        let state = &self.sessions[session];
+        let is_pending = !state.pending().is_empty();
+        if is_pending && share.bytes > 0 {
+            return self.sessions[session].pending();
+        }
+        if is_pending || (state.is_behind() && !state.starved) {
+            self.set_due(session);
+        }
+        &[]
     }
 
     /// Says that so many bytes of what [`Broker::fill`] gave are written.
     pub fn sent(&mut self, session: usize, bytes: usize, share: &mut Share) {
         share.bytes = share.bytes.saturating_sub(bytes);
-        self.sessions[session].sent(bytes);
+        if let Some(large) = self.sessions[session].sent(bytes) {
+            self.take_back(session, large);
+        }
         self.charge(session);
     }
 
@@ -493,8 +486,9 @@ impl Broker {
     pub fn discard_output(&mut self, session: usize) {
         let state = &mut self.sessions[session];
         state.gone = true;
-        let pending = state.pending().len();
-        state.sent(pending);
+        if let Some(large) = state.discard() {
+            self.take_back(session, large);
+        }
         self.charge(session);
     }
 
@@ -656,7 +650,7 @@ impl Broker {
     }
 
     fn has_room(&self, state: &Session) -> bool {
-        state.pending().len() as u64 <= self.limits.output
+        state.pending_bytes() as u64 <= self.limits.output
     }
 
     fn refuse(&mut self, session: usize, id: Option<&Id<'_>>, refusal: &Refusal) {

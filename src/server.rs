@@ -695,11 +695,7 @@ impl Server {
         while connection.writable && !connection.gone {
             let bytes = self.broker.fill(number, &mut share);
             if bytes.is_empty() {
-                if self.broker.has_output(number) {
-                    self.broker.set_due(number);
-                } else {
-                    connection.await_room(false, self.poll.registry(), number);
-                }
+                connection.await_room(false, self.poll.registry(), number);
                 return share;
             }
             match connection.stream.write(bytes) {

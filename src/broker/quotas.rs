@@ -10,20 +10,23 @@
 //! Root has no quotas, unless the rules say so, and neither has the user whose daemon it is. The
 //! others may hold half of each limit.
 //!
+//! An event of a large value counts once, however many of its user's subscribers are in the middle of it.
+//! Where there is no room for one, who is to be told of it waits until there is. Small ones are always made.
+//!
 //! A connection's first few kilobytes of memory are not charged: almost every one stays within them,
 //! and then there is nothing to be counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use slab::Slab;
 
-use crate::access::{Resource, Subject};
-use crate::key::Pattern;
+use crate::access::{Action, Resource, Subject};
+use crate::key::{KeyRef, Pattern};
 use crate::keyspace::{Account, Held};
-use crate::session::{Peer, Session, Steps};
+use crate::session::{Large, LargeEvents, Peer, Sees, Session, Source, Steps};
 use crate::wire::{ErrorCode, Limits};
 
-use super::{Broker, Refusal, STEPS_PER_TURN, Share};
+use super::{Broker, EVENT_CHUNK_BYTES, Refusal, STEPS_PER_TURN, Share};
 
 /// How many steps a user has a turn for requests, and as many for events.
 const ACCOUNT_STEPS_PER_TURN: u32 = 4 * STEPS_PER_TURN;
@@ -76,11 +79,17 @@ pub(super) struct Ledger {
     turn: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Use {
     connections: u64,
     subscriptions: u64,
-    buffered: u64,
+    /// Bytes of unfinished requests, answers and small events.
+    charged: u64,
+    larges: LargeEvents,
+    /// Sessions that are to be told of a large value when there is room for it.
+    starved: BTreeSet<usize>,
+    /// With no more than this buffered, one of them can be.
+    starved_above: u64,
     /// The turn that the rest is about.
     turn: u64,
     steps: u32,
@@ -162,16 +171,22 @@ impl Broker {
     }
 
     /// Gives back what a connection has held.
-    pub(super) fn dismiss(&mut self, credit: &Credit, state: &Session) {
+    pub(super) fn dismiss(&mut self, number: usize, credit: &Credit, state: &mut Session) {
         let patterns = state.subscriptions.iter();
         let subscriptions: u64 = patterns.map(|(_, one)| weight(one.pattern())).sum();
         let held = self.ledger.of(credit);
         held.connections -= 1;
         held.subscriptions -= subscriptions;
-        held.buffered -= credit.charged;
+        held.charged -= credit.charged;
+        held.starved.remove(&number);
+        if let Some(large) = state.discard() {
+            held.larges.let_go(large);
+        }
         if held.connections == 0 {
             self.ledger.accounts.remove(credit.place);
             self.ledger.places.remove(&credit.account);
+        } else {
+            self.feed(credit.place);
         }
     }
 
@@ -207,7 +222,7 @@ impl Broker {
         self.extra.set(0);
         let credit = &mut self.credits[session];
         let held = self.ledger.of(credit);
-        credit.is_over = held.buffered > credit.quotas.buffered;
+        credit.is_over = held.buffered() > credit.quotas.buffered;
         Steps::new(held.steps.min(STEPS_PER_TURN))
     }
 
@@ -247,7 +262,7 @@ impl Broker {
         (left.bytes > 0 && left.steps.are_left()).then(|| Share {
             bytes: left.bytes.min(BYTES_PER_TURN),
             steps: Steps::new(left.steps.left().min(STEPS_PER_TURN)),
-            is_short: held.buffered > credit.quotas.buffered,
+            is_short: held.buffered() > credit.quotas.buffered,
         })
     }
 
@@ -272,8 +287,65 @@ impl Broker {
         let credit = &mut self.credits[session];
         if now != credit.charged {
             let held = self.ledger.of(credit);
-            held.buffered = held.buffered - credit.charged + now;
+            held.charged = held.charged - credit.charged + now;
             credit.charged = now;
+            let place = credit.place;
+            self.feed(place);
+        }
+    }
+
+    /// Makes events for a session, as far as its share of the turn allows and there is room for them.
+    pub(super) fn make_events(&mut self, session: usize, share: &mut Share) {
+        let credit = &self.credits[session];
+        let held = self.ledger.of(credit);
+        let room = credit.quotas.buffered.saturating_sub(held.buffered());
+        let grants = self.grants[session].as_ref();
+        let sees = grants.map(|grants| |key: KeyRef<'_>| grants.allow(Action::Read, key));
+        let state = &mut self.sessions[session];
+        let wants = state.fill(Source {
+            keyspace: &self.keyspace,
+            epoch: &self.epoch,
+            // Each connection gets on by an event at least, whatever others of its user hold.
+            chunk: if share.is_short { 1 } else { EVENT_CHUNK_BYTES },
+            steps: &mut share.steps,
+            last: &mut self.last_event,
+            counters: &mut self.counters,
+            sees: sees.as_ref().map(|sees| sees as &Sees<'_>),
+            larges: &mut held.larges,
+            room,
+        });
+        if let Some(bytes) = wants {
+            let enough = credit.quotas.buffered.saturating_sub(bytes);
+            held.starved_above = match held.starved.is_empty() {
+                true => enough,
+                false => held.starved_above.max(enough),
+            };
+            held.starved.insert(session);
+        } else if state.starved {
+            held.starved.remove(&session);
+        }
+        state.starved = wants.is_some();
+        self.charge(session);
+    }
+
+    /// Takes a large event back that a session has read, or will not read.
+    pub(super) fn take_back(&mut self, session: usize, large: Large) {
+        let place = self.credits[session].place;
+        self.ledger.accounts[place].larges.let_go(large);
+        self.feed(place);
+    }
+
+    /// Lets those sessions of a user try again that have waited for room, if there is some.
+    fn feed(&mut self, place: usize) {
+        let held = &mut self.ledger.accounts[place];
+        if held.starved.is_empty()
+            || (held.buffered() > held.starved_above && held.larges.bytes() > 0)
+        {
+            return;
+        }
+        for session in std::mem::take(&mut held.starved) {
+            self.sessions[session].starved = false;
+            self.set_due(session);
         }
     }
 
@@ -284,7 +356,7 @@ impl Broker {
             return true;
         }
         let credit = &self.credits[session];
-        let others = self.ledger.look(credit).buffered - credit.charged;
+        let others = self.ledger.look(credit).buffered() - credit.charged;
         others + charge <= credit.quotas.buffered
     }
 
@@ -300,7 +372,7 @@ impl Broker {
 
     pub(super) fn over_buffered(&self, session: usize) -> Refusal {
         let credit = &self.credits[session];
-        let used = self.ledger.look(credit).buffered;
+        let used = self.ledger.look(credit).buffered();
         credit.refusal(Resource::Buffered, used)
     }
 
@@ -361,12 +433,14 @@ impl Broker {
 
     /// What each user holds, of those who hold anything.
     pub(super) fn users(&self) -> Vec<UserUse> {
-        let mut users: BTreeMap<Account, (Use, Held)> = BTreeMap::new();
+        let none = Use::default();
+        let mut users: BTreeMap<Account, (&Use, Held)> = BTreeMap::new();
         for (account, place) in &self.ledger.places {
-            users.entry(*account).or_default().0 = self.ledger.accounts[*place];
+            let now = &self.ledger.accounts[*place];
+            users.insert(*account, (now, Held::default()));
         }
         for (account, held) in self.keyspace.accounts() {
-            users.entry(account).or_default().1 = held;
+            users.entry(account).or_insert((&none, held)).1 = held;
         }
         let users = users.into_iter().take(USERS_TOLD);
         users
@@ -377,9 +451,15 @@ impl Broker {
                 subscriptions: now.subscriptions,
                 keys: stored.keys,
                 bytes: stored.bytes,
-                buffered: now.buffered,
+                buffered: now.buffered(),
             })
             .collect()
+    }
+}
+
+impl Use {
+    fn buffered(&self) -> u64 {
+        self.charged + self.larges.bytes()
     }
 }
 

@@ -228,9 +228,6 @@ impl Bench {
                 let bytes = self.broker.fill(session, &mut share);
                 let taken = bytes.len().min(room);
                 if taken == 0 {
-                    if self.broker.has_output(session) {
-                        self.broker.set_due(session);
-                    }
                     break;
                 }
                 client.received.extend_from_slice(&bytes[..taken]);
