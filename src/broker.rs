@@ -701,7 +701,8 @@ impl Broker {
 }
 
 /// What a client holds is what the rules let it see, so under other rules nobody can resume: that is
-/// another epoch. A number tells apart rules that come back while the daemon runs.
+/// another epoch. Each `reset` names the one that it begins. For clients that don't look there, a number
+/// tells apart rules that come back while the daemon runs.
 fn epoch_under(history: &str, rules: Option<&Rules>, changed: u64) -> String {
     let mark = rules.and_then(Rules::mark);
     match (mark, changed) {

@@ -107,6 +107,8 @@ pub(crate) struct Session {
 /// What events are made of, and how much of it at most.
 pub(crate) struct Source<'a> {
     pub(crate) keyspace: &'a Keyspace,
+    /// Names what is to be seen: the history, and the rules under which this is told.
+    pub(crate) epoch: &'a str,
     /// How many bytes of events may be pending, about.
     pub(crate) chunk: usize,
     pub(crate) steps: &'a mut Steps,

@@ -163,7 +163,7 @@ impl Subscription {
             self.owes_sync = true;
             self.settle(teller.source.counters);
             self.marked_after = self.position;
-            EventLine::reset(teller.out, &self.id, self.position);
+            EventLine::reset(teller.out, &self.id, teller.source.epoch, self.position);
             teller.source.counters.events += 1;
         }
         if !self.walk(teller) || !self.follow(teller) {
