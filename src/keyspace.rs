@@ -28,9 +28,9 @@ mod accounts;
 mod leases;
 mod restore;
 mod turn;
+mod walk;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use slab::Slab;
 
@@ -40,6 +40,7 @@ use crate::wire::{Lifetime, Payload, Stored};
 use accounts::Charges;
 use leases::{Lease, Leases};
 use turn::Turn;
+use walk::Walk;
 
 pub use accounts::{Account, Held};
 pub use restore::Restored;
@@ -346,37 +347,14 @@ impl Keyspace {
     /// Walks the keys that a pattern may match, in byte order, from behind `after` on.
     ///
     /// Every step is given, so that the caller can count them: a key that the pattern doesn't match
-    /// after all, or that is deleted, comes without its entry.
+    /// after all, or that is deleted, comes without its entry. Where many in a row can't match, they are
+    /// leapt over. A walk can be ended at any step and gone on with from behind its key.
     pub fn walk<'a>(
         &'a self,
         pattern: &'a Pattern,
         after: Option<&str>,
     ) -> impl Iterator<Item = (&'a Key, Option<Entry<'a>>)> {
-        let literal = pattern.literal();
-        // Keys below `a` begin with `a.`, but between `a` and `a.` other keys may stand (`a-b`).
-        let node = after
-            .is_none_or(|after| after < literal)
-            .then(|| self.by_key.get_key_value(literal))
-            .flatten();
-        let below = if literal.is_empty() {
-            String::new()
-        } else {
-            format!("{literal}.")
-        };
-        let from = match after {
-            Some(after) if after >= below.as_str() => Bound::Excluded(after),
-            _ => Bound::Included(below.as_str()),
-        };
-        let below_wanted = pattern.is_subtree() || pattern.has_star();
-        let range = below_wanted.then(|| self.by_key.range::<str, _>((from, Bound::Unbounded)));
-        let range = range.into_iter().flatten();
-        node.into_iter()
-            .chain(range.take_while(move |(key, _)| key.as_str().starts_with(&below)))
-            .map(move |(key, place)| {
-                let slot = place.slot();
-                let entry = pattern.matches(key.borrowed()).then(|| self.entry_at(slot));
-                (key, entry.flatten())
-            })
+        Walk::new(self, pattern, after)
     }
 
     /// Reads the change index from behind a revision on.
