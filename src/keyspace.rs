@@ -1,8 +1,10 @@
 //! The keyspace: every entry, and the order in which they last changed.
 //!
-//! Three views of one set of slots:
+//! Four views of one set of slots:
 //!
 //! - `by_key`, a map from key to slot, walked for lists and for the first entries of a subscription;
+//! - `lookup`, a table from key to slot in no order, for everything that concerns one key: most requests
+//!   do, and among very many keys it is much faster than the map;
 //! - `index`, the **change index**: a pair of revision and slot for each change, in the order of
 //!   revisions. A pair is live while its slot still has that revision, and stale once the key has
 //!   changed again. Read from any revision on, the live pairs give each key that changed since,
@@ -26,6 +28,7 @@
 
 mod accounts;
 mod leases;
+mod lookup;
 mod restore;
 mod turn;
 mod walk;
@@ -39,6 +42,7 @@ use crate::wire::{Lifetime, Payload, Stored};
 
 use accounts::Charges;
 use leases::{Lease, Leases};
+use lookup::Lookup;
 use turn::Turn;
 use walk::Walk;
 
@@ -71,6 +75,7 @@ pub struct Terms {
 pub struct Keyspace {
     slots: Slab<Slot>,
     by_key: BTreeMap<Key, Place>,
+    lookup: Lookup,
     index: Vec<Pair>,
     leases: Leases,
     /// The last revision that was given.
@@ -172,6 +177,7 @@ impl Keyspace {
         Keyspace {
             slots: Slab::new(),
             by_key: BTreeMap::new(),
+            lookup: Lookup::default(),
             index: Vec::new(),
             leases: Leases::default(),
             rev: 0,
@@ -398,8 +404,7 @@ impl Keyspace {
                 .get(slot)
                 .is_some_and(|entry| entry.rev == rev && entry.value.is_none());
             if is_tombstone {
-                let entry = self.slots.remove(slot);
-                self.by_key.remove(entry.key.as_str());
+                let entry = self.take_slot(slot);
                 self.totals.leave(&entry);
                 self.floor = rev;
             }
@@ -407,15 +412,17 @@ impl Keyspace {
         self.sweep();
     }
 
-    /// Panics where the three views disagree. For tests: it looks at everything.
+    /// Panics where the views disagree. For tests: it looks at everything.
     #[doc(hidden)]
     pub fn assert_invariants(&self) {
         assert_eq!(self.by_key.len(), self.slots.len());
+        assert_eq!(self.lookup.len(), self.slots.len());
         let mut totals = Totals::default();
         for (key, place) in &self.by_key {
             let slot = place.slot();
             let entry = &self.slots[slot];
             assert_eq!(&entry.key, key);
+            assert_eq!(self.slot_of(key.as_str()), Some(slot));
             assert!(
                 self.index
                     .binary_search_by_key(&(entry.rev, slot), Pair::both)
@@ -439,7 +446,8 @@ impl Keyspace {
     }
 
     fn slot_of(&self, key: &str) -> Option<usize> {
-        self.by_key.get(key).map(|place| place.slot())
+        let place = self.lookup.find(key, &self.slots)?;
+        Some(place.slot())
     }
 
     fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
@@ -471,7 +479,16 @@ impl Keyspace {
             account: Account::default(),
         });
         self.by_key.insert(key, Place::new(slot));
+        self.lookup.insert(Place::new(slot), &self.slots);
         slot
+    }
+
+    /// Takes a slot out of the maps. It may still be in the index, where it is stale, and in the sums.
+    fn take_slot(&mut self, slot: usize) -> Slot {
+        self.lookup.remove(Place::new(slot), &self.slots);
+        let entry = self.slots.remove(slot);
+        self.by_key.remove(entry.key.as_str());
+        entry
     }
 
     fn append(&mut self, slot: usize) {

@@ -17,14 +17,14 @@ use crate::key::{Key, Pattern};
 use super::{Entry, Keyspace, Place};
 
 /// So many keys are stepped over before a leap.
-const STEPS_BEFORE_LEAP: u32 = 4;
+const STEPS_BEFORE_LEAP: u32 = 2;
 
 /// One walk, at some key.
 pub(super) struct Walk<'a> {
     keyspace: &'a Keyspace,
     pattern: &'a Pattern,
     /// The entry above all others, which keys that don't belong here may part from them.
-    node: Option<(&'a Key, &'a Place)>,
+    node: Option<(&'a Key, Place)>,
     /// What all further keys begin with.
     below: String,
     range: Option<Range<'a, Key, Place>>,
@@ -44,8 +44,9 @@ impl<'a> Walk<'a> {
         // Keys below `a` begin with `a.`, but between `a` and `a.` other keys may stand (`a-b`).
         let node = after
             .is_none_or(|after| after < literal)
-            .then(|| keyspace.by_key.get_key_value(literal))
-            .flatten();
+            .then(|| keyspace.lookup.find(literal, &keyspace.slots))
+            .flatten()
+            .map(|place| (&keyspace.slots[place.slot()].key, place));
         let below = if literal.is_empty() {
             String::new()
         } else {
@@ -72,15 +73,17 @@ impl<'a> Walk<'a> {
     }
 
     /// The next key below the literal.
-    fn step(&mut self) -> Option<(&'a Key, &'a Place)> {
+    fn step(&mut self) -> Option<(&'a Key, Place)> {
         let range = self.range.as_mut()?;
         if !self.target.is_empty() && self.steps == 0 {
             let bounds = (Bound::Included(self.target.as_str()), Bound::Unbounded);
             *range = self.keyspace.by_key.range::<str, _>(bounds);
             self.target.clear();
         }
-        let next = range.next();
-        next.filter(|(key, _)| key.as_str().starts_with(&self.below))
+        let (key, place) = range.next()?;
+        key.as_str()
+            .starts_with(&self.below)
+            .then_some((key, *place))
     }
 }
 
