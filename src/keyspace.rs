@@ -2,9 +2,10 @@
 //!
 //! Four views of one set of slots:
 //!
-//! - `by_key`, a map from key to slot, walked for lists and for the first entries of a subscription;
-//! - `lookup`, a table from key to slot in no order, for everything that concerns one key: most requests
-//!   do, and among very many keys it is much faster than the map;
+//! - `order`, the slots in the order of their keys, walked for lists and for the first entries of a
+//!   subscription;
+//! - `lookup`, a table from key to slot in no order, for everything that concerns one key, as most
+//!   requests do;
 //! - `index`, the **change index**: a pair of revision and slot for each change, in the order of
 //!   revisions. A pair is live while its slot still has that revision, and stale once the key has
 //!   changed again. Read from any revision on, the live pairs give each key that changed since,
@@ -29,11 +30,10 @@
 mod accounts;
 mod leases;
 mod lookup;
+mod order;
 mod restore;
 mod turn;
 mod walk;
-
-use std::collections::BTreeMap;
 
 use slab::Slab;
 
@@ -43,6 +43,7 @@ use crate::wire::{Lifetime, Payload, Stored};
 use accounts::Charges;
 use leases::{Lease, Leases};
 use lookup::Lookup;
+use order::Order;
 use turn::Turn;
 use walk::Walk;
 
@@ -74,7 +75,7 @@ pub struct Terms {
 #[derive(Debug)]
 pub struct Keyspace {
     slots: Slab<Slot>,
-    by_key: BTreeMap<Key, Place>,
+    order: Order,
     lookup: Lookup,
     index: Vec<Pair>,
     leases: Leases,
@@ -176,7 +177,7 @@ impl Keyspace {
     pub fn new(tombstones_max: u64) -> Keyspace {
         Keyspace {
             slots: Slab::new(),
-            by_key: BTreeMap::new(),
+            order: Order::default(),
             lookup: Lookup::default(),
             index: Vec::new(),
             leases: Leases::default(),
@@ -415,13 +416,11 @@ impl Keyspace {
     /// Panics where the views disagree. For tests: it looks at everything.
     #[doc(hidden)]
     pub fn assert_invariants(&self) {
-        assert_eq!(self.by_key.len(), self.slots.len());
+        self.order.assert_invariants(&self.slots);
         assert_eq!(self.lookup.len(), self.slots.len());
         let mut totals = Totals::default();
-        for (key, place) in &self.by_key {
-            let slot = place.slot();
-            let entry = &self.slots[slot];
-            assert_eq!(&entry.key, key);
+        for (slot, entry) in &self.slots {
+            let key = &entry.key;
             assert_eq!(self.slot_of(key.as_str()), Some(slot));
             assert!(
                 self.index
@@ -471,24 +470,23 @@ impl Keyspace {
     /// A slot for a key that has none: a tombstone that nothing counts yet.
     fn add_slot(&mut self, key: Key) -> usize {
         let slot = self.slots.insert(Slot {
-            key: key.clone(),
+            key,
             value: None,
             rev: 0,
             form: Form::Json,
             lifetime: Lifetime::default(),
             account: Account::default(),
         });
-        self.by_key.insert(key, Place::new(slot));
+        self.order.insert(Place::new(slot), &self.slots);
         self.lookup.insert(Place::new(slot), &self.slots);
         slot
     }
 
-    /// Takes a slot out of the maps. It may still be in the index, where it is stale, and in the sums.
+    /// Takes a slot away. It may still be in the index, where it is stale, and in the sums.
     fn take_slot(&mut self, slot: usize) -> Slot {
+        self.order.remove(Place::new(slot), &self.slots);
         self.lookup.remove(Place::new(slot), &self.slots);
-        let entry = self.slots.remove(slot);
-        self.by_key.remove(entry.key.as_str());
-        entry
+        self.slots.remove(slot)
     }
 
     fn append(&mut self, slot: usize) {

@@ -9,11 +9,11 @@
 //! A walk has no memory that counts: from whichever key it goes on, it finds the same matches. So it can
 //! be ended anywhere.
 
-use std::collections::btree_map::Range;
 use std::ops::Bound;
 
 use crate::key::{Key, Pattern};
 
+use super::order::Places;
 use super::{Entry, Keyspace, Place};
 
 /// So many keys are stepped over before a leap.
@@ -24,10 +24,10 @@ pub(super) struct Walk<'a> {
     keyspace: &'a Keyspace,
     pattern: &'a Pattern,
     /// The entry above all others, which keys that don't belong here may part from them.
-    node: Option<(&'a Key, Place)>,
+    node: Option<Place>,
     /// What all further keys begin with.
     below: String,
-    range: Option<Range<'a, Key, Place>>,
+    places: Option<Places<'a>>,
     /// No key before this one matches. Empty where that isn't known.
     target: String,
     /// How many keys before `target` are still stepped over.
@@ -45,8 +45,7 @@ impl<'a> Walk<'a> {
         let node = after
             .is_none_or(|after| after < literal)
             .then(|| keyspace.lookup.find(literal, &keyspace.slots))
-            .flatten()
-            .map(|place| (&keyspace.slots[place.slot()].key, place));
+            .flatten();
         let below = if literal.is_empty() {
             String::new()
         } else {
@@ -57,33 +56,32 @@ impl<'a> Walk<'a> {
             _ => Bound::Included(below.as_str()),
         };
         let below_wanted = pattern.is_subtree() || pattern.has_star();
-        let range = below_wanted.then(|| {
-            let bounds = (from, Bound::Unbounded);
-            keyspace.by_key.range::<str, _>(bounds)
-        });
+        let places = below_wanted.then(|| keyspace.order.from(from, &keyspace.slots));
         Walk {
             keyspace,
             pattern,
             node,
             below,
-            range,
+            places,
             target: String::new(),
             steps: 0,
         }
     }
 
-    /// The next key below the literal.
-    fn step(&mut self) -> Option<(&'a Key, Place)> {
-        let range = self.range.as_mut()?;
+    /// The next place below the literal.
+    fn step(&mut self) -> Option<Place> {
+        let places = self.places.as_mut()?;
+        let slots = &self.keyspace.slots;
         if !self.target.is_empty() && self.steps == 0 {
-            let bounds = (Bound::Included(self.target.as_str()), Bound::Unbounded);
-            *range = self.keyspace.by_key.range::<str, _>(bounds);
+            let target = Bound::Included(self.target.as_str());
+            *places = self.keyspace.order.from(target, slots);
             self.target.clear();
         }
-        let (key, place) = range.next()?;
-        key.as_str()
-            .starts_with(&self.below)
-            .then_some((key, *place))
+        let is_below = |place: &Place| {
+            let key = slots[place.slot()].key.as_str();
+            self.below.is_empty() || key.starts_with(&self.below)
+        };
+        places.next().filter(is_below)
     }
 }
 
@@ -92,11 +90,13 @@ impl<'a> Iterator for Walk<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let node = self.node.take();
-        let Some((key, place)) = node.or_else(|| self.step()) else {
-            self.range = None;
+        let Some(place) = node.or_else(|| self.step()) else {
+            self.places = None;
             return None;
         };
-        if key.as_str() < self.target.as_str() {
+        let key = &self.keyspace.slots[place.slot()].key;
+        // To compare with an empty text takes longer than with another, on some machines much longer.
+        if !self.target.is_empty() && key.as_str() < self.target.as_str() {
             self.steps -= 1;
             return Some((key, None));
         }
