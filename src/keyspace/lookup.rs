@@ -66,5 +66,5 @@ impl Lookup {
 
 /// The table for a hash, by bits that the table itself doesn't go by.
 fn table_of(hash: u64) -> usize {
-    usize::from((hash >> 48) as u8) % TABLES
+    usize::from(hash.to_le_bytes()[6]) % TABLES
 }
