@@ -2,7 +2,7 @@
 //!
 //! Both are parsed once, at the edge, and are valid for as long as they exist: no code behind this
 //! file asks again whether a segment is empty or a star stands where it may not. A [`Key`] owns its
-//! text and is cheap to clone (the map and the change index share one allocation); a [`KeyRef`]
+//! text and is cheap to clone (its entry and whoever walks share one allocation); a [`KeyRef`]
 //! borrows it, so that a request can be looked up without allocating.
 //!
 //! A key is one or more segments joined by `.`. A pattern is a key in which a segment may be `*`:
