@@ -160,7 +160,7 @@ mod tests {
     /// Segments that sort before and behind a dot, and those that begin with others.
     fn segment() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec![
-            "a", "a-", "a-b", "a0", "b", "b-a", "c", "!", "$s", "~", "é",
+            "a", "a-", "a-b", "a/", "a/b", "a0", "b", "b-a", "c", "!", "$s", "~", "é",
         ])
     }
 
