@@ -2,7 +2,7 @@
 //!
 //! Both are parsed once, at the edge, and are valid for as long as they exist: no code behind this
 //! file asks again whether a segment is empty or a star stands where it may not. A [`Key`] owns its
-//! text and is cheap to clone (the map and the change index share one allocation); a [`KeyRef`]
+//! text and is cheap to clone (its entry and whoever walks share one allocation); a [`KeyRef`]
 //! borrows it, so that a request can be looked up without allocating.
 //!
 //! A key is one or more segments joined by `.`. A pattern is a key in which a segment may be `*`:
@@ -300,6 +300,65 @@ impl Pattern {
                 .is_some_and(|segment| required == "*" || required == segment)
         });
         required_match && (self.subtree || segments.next().is_none())
+    }
+
+    /// Where a walk in byte order may go on from a key that belongs to this pattern's
+    /// [literal](Pattern::literal): no key that the pattern matches stands between the two. Writes it to
+    /// `target`; false where it may be the very next key.
+    ///
+    /// The star nearest to the key's end that stands for one of its segments decides. What follows that
+    /// star up to the next is fixed. The key stands before that text, within it, or behind it; in the last
+    /// case all below the star's segment is done with.
+    pub(crate) fn skip(&self, key: KeyRef<'_>, target: &mut String) -> bool {
+        target.clear();
+        if self.stands_for_any_first() && key.is_reserved() {
+            // The least text behind all that begin with a dollar sign.
+            target.push('%');
+            return true;
+        }
+        // Of the key, up to the end of the star's segment; of the pattern, what is behind that star.
+        let mut decided = None;
+        let mut end = 0;
+        let mut required = self.required_segments();
+        let mut rest = &self.text[..self.required_bytes];
+        for segment in key.0.split('.') {
+            let Some(wanted) = required.next() else { break };
+            end += segment.len();
+            rest = rest.get(wanted.len() + 1..).unwrap_or("");
+            if wanted == "*" {
+                decided = Some((end, rest));
+            } else if wanted != segment {
+                break;
+            }
+            end += 1;
+        }
+        let Some((end, rest)) = decided else {
+            return false;
+        };
+        let (above, below) = key.0.split_at(end);
+        // Where the star's segment is the last, others may stand before those below it: `a`, `a-b`, `a.b`.
+        let Some(below) = below.strip_prefix('.') else {
+            return false;
+        };
+        let fixed = rest.find('*').map_or(rest, |star| &rest[..star]);
+        let is_all = fixed.len() == rest.len();
+        target.push_str(above);
+        match below.strip_prefix(fixed) {
+            None if below < fixed => {
+                target.push('.');
+                target.push_str(fixed);
+            }
+            Some(more) if is_all && self.subtree && more < "." => {
+                target.extend([".", fixed, "."]);
+            }
+            // It matches.
+            Some(more) if fixed.is_empty() || (self.subtree && more.starts_with('.')) => {
+                return false;
+            }
+            // The least text behind all that begin with the segment and a dot.
+            _ => target.push('/'),
+        }
+        true
     }
 }
 

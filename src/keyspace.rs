@@ -1,8 +1,11 @@
 //! The keyspace: every entry, and the order in which they last changed.
 //!
-//! Three views of one set of slots:
+//! Four views of one set of slots:
 //!
-//! - `by_key`, a map from key to slot, walked for lists and for the first entries of a subscription;
+//! - `order`, the slots in the order of their keys, walked for lists and for the first entries of a
+//!   subscription;
+//! - `lookup`, a table from key to slot in no order, for everything that concerns one key, as most
+//!   requests do;
 //! - `index`, the **change index**: a pair of revision and slot for each change, in the order of
 //!   revisions. A pair is live while its slot still has that revision, and stale once the key has
 //!   changed again. Read from any revision on, the live pairs give each key that changed since,
@@ -26,11 +29,11 @@
 
 mod accounts;
 mod leases;
+mod lookup;
+mod order;
 mod restore;
 mod turn;
-
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod walk;
 
 use slab::Slab;
 
@@ -39,7 +42,10 @@ use crate::wire::{Lifetime, Payload, Stored};
 
 use accounts::Charges;
 use leases::{Lease, Leases};
+use lookup::Lookup;
+use order::Order;
 use turn::Turn;
+use walk::Walk;
 
 pub use accounts::{Account, Held};
 pub use restore::Restored;
@@ -69,7 +75,8 @@ pub struct Terms {
 #[derive(Debug)]
 pub struct Keyspace {
     slots: Slab<Slot>,
-    by_key: BTreeMap<Key, Place>,
+    order: Order,
+    lookup: Lookup,
     index: Vec<Pair>,
     leases: Leases,
     /// The last revision that was given.
@@ -170,7 +177,8 @@ impl Keyspace {
     pub fn new(tombstones_max: u64) -> Keyspace {
         Keyspace {
             slots: Slab::new(),
-            by_key: BTreeMap::new(),
+            order: Order::default(),
+            lookup: Lookup::default(),
             index: Vec::new(),
             leases: Leases::default(),
             rev: 0,
@@ -346,37 +354,14 @@ impl Keyspace {
     /// Walks the keys that a pattern may match, in byte order, from behind `after` on.
     ///
     /// Every step is given, so that the caller can count them: a key that the pattern doesn't match
-    /// after all, or that is deleted, comes without its entry.
+    /// after all, or that is deleted, comes without its entry. Where many in a row can't match, they are
+    /// leapt over. A walk can be ended at any step and gone on with from behind its key.
     pub fn walk<'a>(
         &'a self,
         pattern: &'a Pattern,
         after: Option<&str>,
     ) -> impl Iterator<Item = (&'a Key, Option<Entry<'a>>)> {
-        let literal = pattern.literal();
-        // Keys below `a` begin with `a.`, but between `a` and `a.` other keys may stand (`a-b`).
-        let node = after
-            .is_none_or(|after| after < literal)
-            .then(|| self.by_key.get_key_value(literal))
-            .flatten();
-        let below = if literal.is_empty() {
-            String::new()
-        } else {
-            format!("{literal}.")
-        };
-        let from = match after {
-            Some(after) if after >= below.as_str() => Bound::Excluded(after),
-            _ => Bound::Included(below.as_str()),
-        };
-        let below_wanted = pattern.is_subtree() || pattern.has_star();
-        let range = below_wanted.then(|| self.by_key.range::<str, _>((from, Bound::Unbounded)));
-        let range = range.into_iter().flatten();
-        node.into_iter()
-            .chain(range.take_while(move |(key, _)| key.as_str().starts_with(&below)))
-            .map(move |(key, place)| {
-                let slot = place.slot();
-                let entry = pattern.matches(key.borrowed()).then(|| self.entry_at(slot));
-                (key, entry.flatten())
-            })
+        Walk::new(self, pattern, after)
     }
 
     /// Reads the change index from behind a revision on.
@@ -420,8 +405,7 @@ impl Keyspace {
                 .get(slot)
                 .is_some_and(|entry| entry.rev == rev && entry.value.is_none());
             if is_tombstone {
-                let entry = self.slots.remove(slot);
-                self.by_key.remove(entry.key.as_str());
+                let entry = self.take_slot(slot);
                 self.totals.leave(&entry);
                 self.floor = rev;
             }
@@ -429,15 +413,15 @@ impl Keyspace {
         self.sweep();
     }
 
-    /// Panics where the three views disagree. For tests: it looks at everything.
+    /// Panics where the views disagree. For tests: it looks at everything.
     #[doc(hidden)]
     pub fn assert_invariants(&self) {
-        assert_eq!(self.by_key.len(), self.slots.len());
+        self.order.assert_invariants(&self.slots);
+        assert_eq!(self.lookup.len(), self.slots.len());
         let mut totals = Totals::default();
-        for (key, place) in &self.by_key {
-            let slot = place.slot();
-            let entry = &self.slots[slot];
-            assert_eq!(&entry.key, key);
+        for (slot, entry) in &self.slots {
+            let key = &entry.key;
+            assert_eq!(self.slot_of(key.as_str()), Some(slot));
             assert!(
                 self.index
                     .binary_search_by_key(&(entry.rev, slot), Pair::both)
@@ -461,7 +445,8 @@ impl Keyspace {
     }
 
     fn slot_of(&self, key: &str) -> Option<usize> {
-        self.by_key.get(key).map(|place| place.slot())
+        let place = self.lookup.find(key, &self.slots)?;
+        Some(place.slot())
     }
 
     fn entry_at(&self, slot: usize) -> Option<Entry<'_>> {
@@ -485,15 +470,23 @@ impl Keyspace {
     /// A slot for a key that has none: a tombstone that nothing counts yet.
     fn add_slot(&mut self, key: Key) -> usize {
         let slot = self.slots.insert(Slot {
-            key: key.clone(),
+            key,
             value: None,
             rev: 0,
             form: Form::Json,
             lifetime: Lifetime::default(),
             account: Account::default(),
         });
-        self.by_key.insert(key, Place::new(slot));
+        self.order.insert(Place::new(slot), &self.slots);
+        self.lookup.insert(Place::new(slot), &self.slots);
         slot
+    }
+
+    /// Takes a slot away. It may still be in the index, where it is stale, and in the sums.
+    fn take_slot(&mut self, slot: usize) -> Slot {
+        self.order.remove(Place::new(slot), &self.slots);
+        self.lookup.remove(Place::new(slot), &self.slots);
+        self.slots.remove(slot)
     }
 
     fn append(&mut self, slot: usize) {

@@ -143,10 +143,9 @@ impl Keyspace {
 
     fn remove_slot(&mut self, slot: usize) {
         self.leases.end(slot);
-        let entry = self.slots.remove(slot);
+        let entry = self.take_slot(slot);
         self.totals.leave(&entry);
         self.charges.leave(&entry);
-        self.by_key.remove(entry.key.as_str());
     }
 }
 

@@ -86,8 +86,7 @@ impl Keyspace {
             match undo {
                 Undo::Created(slot) => {
                     self.leases.end(slot);
-                    let slot = self.slots.remove(slot);
-                    self.by_key.remove(slot.key.as_str());
+                    self.take_slot(slot);
                 }
                 Undo::Renewed(slot, lease) => {
                     self.leases.end(slot);

@@ -89,7 +89,10 @@ fn long_keys_are_more_to_look_at() {
             let batch = json!({"op": "batch", "ops": puts.collect::<Vec<_>>()});
             assert_eq!(ask(&mut bench, 0, &batch.to_string())["ok"], true);
         }
-        bench.send(1, b"{\"op\":\"get\",\"key\":\"*.none\"}\n");
+        // One segment more than the keys have: no key tells where the next match could be.
+        let stars = key.replace('a', "*");
+        let get = json!({"op": "get", "key": format!("{stars}*.none")});
+        bench.send(1, format!("{get}\n").as_bytes());
         let mut turns = 0;
         while lines(&mut bench, 1).is_empty() {
             bench.turn(WHOLE);
@@ -173,7 +176,7 @@ fn a_long_request_leaves_nothing_of_a_turn() {
         let batch = json!({"op": "batch", "ops": puts.collect::<Vec<_>>()});
         assert_eq!(ask(&mut bench, 0, &batch.to_string())["ok"], true);
     }
-    let delete = json!({"op": "delete", "key": "*.*.none"});
+    let delete = json!({"op": "delete", "key": "*.*.*.none"});
     let check = json!({"op": "check", "key": "none", "if_rev": 7});
     for ops in [json!([delete]), json!([delete, check])] {
         let batch = json!({"op": "batch", "ops": ops});
