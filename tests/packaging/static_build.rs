@@ -32,7 +32,10 @@ fn x86_64_is_static_and_works() {
         let server = Server::start(&[], &programs("x86_64"), &[]);
         server.serves();
         let served = server.resident_kibibytes();
-        assert!(served <= SERVED_KIBIBYTES, "{served} KiB after it has served");
+        assert!(
+            served <= SERVED_KIBIBYTES,
+            "{served} KiB after it has served"
+        );
     }
 }
 
