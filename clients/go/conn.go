@@ -401,7 +401,7 @@ func (c *Conn) takeEvent(id, line string) error {
 	}
 	switch kind := EventKind(a.event); kind {
 	case EventPut, EventDelete, EventSync, EventReset:
-		in.push(Event{Kind: kind, Key: a.key, Value: a.value, Rev: a.rev})
+		in.push(Event{Kind: kind, Key: a.key, Value: a.value, Rev: a.rev, epoch: a.epoch})
 	}
 	return nil
 }
