@@ -183,9 +183,10 @@ func (c *Conn) send(request request, in *inbox) (*call, error) {
 	c.out = append(append(c.out, request.fields...), "}\n"...)
 	c.started += uint64(len(c.out) - before)
 	c.waiting = append(c.waiting, call)
-	if before == 0 && len(c.waiting) == c.next+1 && !c.isWriting && c.isSocket && len(c.out) <= atOnceBytesMax {
-		// Everything before has been answered, so the system has room for this, and it costs less than to wake the
-		// writer. What fails here fails there, too.
+	isAlone := before == 0 && len(c.waiting) == c.next+1 && !c.isWriting
+	if c.turn == nobodysTurn && isAlone && c.isSocket && len(c.out) <= atOnceBytesMax {
+		// Everything before has been answered, so the system has room for this. What fails here fails in the
+		// writer, too.
 		n, _ := c.net.Write(c.out)
 		c.written += uint64(n)
 		c.out = c.out[:copy(c.out, c.out[n:])]

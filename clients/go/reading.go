@@ -11,7 +11,7 @@ import (
 const (
 	// How long the reader leaves the reading to callers before it looks what they do.
 	turnTime = time.Millisecond
-	// After how many answers that came one by one, and no further apart than that, it does.
+	// After how many answers that came one by one, no further apart than that, it does.
 	quickMin = 8
 )
 
@@ -26,8 +26,8 @@ const (
 
 // A reading is what a connection has to know to be read. A goroutine of its own reads it, so that events are taken in
 // and its end is noticed while nobody asks anything. But to be woken by another goroutine costs more than all the rest
-// of a request. So where one request quickly follows the other, and nobody waits for events, the reader stands back
-// and who asks reads the answer itself. The reader looks every millisecond what has become of that. It reads again
+// of a request. So where one request quickly follows the other, one at a time, and nobody waits for events, the reader
+// stands back: who asks writes the request and reads the answer itself. The reader looks every millisecond what has become of that. It reads again
 // where nothing has been asked since, or where a caller still reads that did so the last time: an answer that takes
 // long is awaited together with the end of the caller's context.
 type reading struct {
@@ -65,11 +65,11 @@ func (c *Conn) read() error {
 			return err
 		}
 		now := time.Now()
-		if quick++; lines != 1 || now.Sub(last) > turnTime {
+		if quick++; lines != 1 || now.Sub(last) > turnTime || !c.mayStandBack(quick) {
 			quick = 0
 		}
 		last = now
-		if quick >= quickMin && c.standBack() {
+		if quick == quickMin {
 			if err := c.waitForTurn(); err != nil {
 				return err
 			}
@@ -141,14 +141,17 @@ func (c *Conn) isQuiet() bool {
 	return c.err == nil && c.next == len(c.waiting) && len(c.inboxes) == 0
 }
 
-// standBack leaves the reading to callers, if nobody waits for anything.
-func (c *Conn) standBack() bool {
+// mayStandBack tells whether nobody waits for anything, after so many quick answers. When there are enough it leaves
+// the reading to callers.
+func (c *Conn) mayStandBack(quick int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.isQuiet() {
 		return false
 	}
-	c.turn = nobodysTurn
+	if quick == quickMin {
+		c.turn = nobodysTurn
+	}
 	return true
 }
 
