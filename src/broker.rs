@@ -23,11 +23,13 @@
 
 mod access;
 mod batch;
+mod buffers;
 mod claims;
 mod jobs;
 mod ops;
 mod quotas;
 mod redo;
+mod shares;
 mod strangers;
 
 use std::cell::Cell;
@@ -36,19 +38,21 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::access::{Action, Grants, Rules};
+use crate::access::{Grants, Rules};
 use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
-use crate::session::{Counters, LastEvent, Sees, Session, Skip, Steps};
+use crate::session::{Counters, LastEvent, Session, Skip, Steps};
 use crate::watch::{Watch, Watcher};
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
-use quotas::{Credit, Ledger, steps_of, steps_to_read};
+use quotas::{Credit, Ledger};
 use redo::Carried;
+use shares::{steps_of, steps_to_read};
 use strangers::Strangers;
 
 pub use crate::session::Peer;
+pub use shares::Share;
 pub use strangers::TOKEN_BYTES_MAX;
 
 /// How many steps a connection has a turn for its requests, and as many for its events.
@@ -276,23 +280,16 @@ impl Broker {
         if bytes.is_empty() {
             return;
         }
-        // What is left is moved back unless it is to be dropped as part of a line that is not taken in.
-        let skip = if last {
-            self.skips(session, bytes.len())
-        } else {
-            None
-        };
-        if let Some(skip) = skip {
-            self.skip_line(session, skip);
-        } else {
-            let input = &mut self.sessions[session].input;
-            input.searched = if last { bytes.len() } else { 0 };
-            // A buffer that was large does not stay so for the beginning of another line.
-            if bytes.capacity() / 4 > bytes.len().max(INPUT_BYTES_KEPT) {
-                bytes.shrink_to(INPUT_BYTES_KEPT);
-            }
-            input.bytes = bytes;
+        if last && self.drops(session, bytes.len()) {
+            return;
         }
+        let input = &mut self.sessions[session].input;
+        input.searched = if last { bytes.len() } else { 0 };
+        // A buffer that was large does not stay so for the beginning of another line.
+        if bytes.capacity() / 4 > bytes.len().max(INPUT_BYTES_KEPT) {
+            bytes.shrink_to(INPUT_BYTES_KEPT);
+        }
+        input.bytes = bytes;
     }
 
     /// Whether bytes may be read for a connection: all that came before are carried out or are the
@@ -330,9 +327,9 @@ impl Broker {
     /// Forgets a connection. Its subscriptions end, and so do the `session` entries that it put last;
     /// where those are very many, the rest of them goes in the turns that follow.
     pub fn disconnect(&mut self, session: usize) {
-        let state = self.sessions.remove(session);
+        let mut state = self.sessions.remove(session);
         let credit = self.credits.remove(session);
-        self.dismiss(&credit, &state);
+        self.dismiss(session, &credit, &mut state);
         for (subscription, removed) in &state.subscriptions {
             self.watch.remove(
                 removed.pattern(),
@@ -436,38 +433,35 @@ impl Broker {
         }
     }
 
-    /// The bytes to write to a connection next; empty where there is nothing, or where its share of
-    /// the turn is used up. To be called after [`Broker::committed`].
+    /// The bytes to write to a connection next. Empty where there is nothing; where its share of the turn
+    /// is used up, and then it is due again; and where it has to wait until others of its user have read
+    /// theirs, and then it will be. To be called after [`Broker::committed`].
     pub fn fill(&mut self, session: usize, share: &mut Share) -> &[u8] {
         assert_eq!(
             self.committed,
             self.keyspace.rev(),
             "only what is committed may be shown"
         );
-        if share.bytes == 0 {
-            return &[];
+        if share.bytes > 0 {
+            self.make_events(session, share);
         }
-        // Each connection gets on by an event at least, whatever others of its user hold.
-        let chunk = if share.is_short { 1 } else { EVENT_CHUNK_BYTES };
-        let state = &mut self.sessions[session];
-        let grants = self.grants[session].as_ref();
-        let sees = grants.map(|grants| |key: KeyRef<'_>| grants.allow(Action::Read, key));
-        state.fill(
-            &self.keyspace,
-            chunk,
-            &mut share.steps,
-            &mut self.last_event,
-            &mut self.counters,
-            sees.as_ref().map(|sees| sees as &Sees<'_>),
-        );
-        self.charge(session);
-        self.sessions[session].pending()
+        let state = &self.sessions[session];
+        let is_pending = !state.pending().is_empty();
+        if is_pending && share.bytes > 0 {
+            return self.sessions[session].pending();
+        }
+        if is_pending || (state.is_behind() && !state.starved) {
+            self.set_due(session);
+        }
+        &[]
     }
 
     /// Says that so many bytes of what [`Broker::fill`] gave are written.
     pub fn sent(&mut self, session: usize, bytes: usize, share: &mut Share) {
         share.bytes = share.bytes.saturating_sub(bytes);
-        self.sessions[session].sent(bytes);
+        if let Some(large) = self.sessions[session].sent(bytes) {
+            self.take_back(session, large);
+        }
         self.charge(session);
     }
 
@@ -489,8 +483,9 @@ impl Broker {
     pub fn discard_output(&mut self, session: usize) {
         let state = &mut self.sessions[session];
         state.gone = true;
-        let pending = state.pending().len();
-        state.sent(pending);
+        if let Some(large) = state.discard() {
+            self.take_back(session, large);
+        }
         self.charge(session);
     }
 
@@ -617,33 +612,29 @@ impl Broker {
     /// Keeps what could not be carried out yet.
     fn keep(&mut self, session: usize, rest: &[u8]) {
         let last = memchr::memchr(b'\n', rest).is_none();
-        let skip = if last {
-            self.skips(session, rest.len())
-        } else {
-            None
-        };
-        if let Some(skip) = skip {
-            self.skip_line(session, skip);
-        } else {
-            let input = &mut self.sessions[session].input;
-            input.bytes.extend_from_slice(rest);
-            input.searched = if last { rest.len() } else { 0 };
+        if last && self.drops(session, rest.len()) {
+            return;
         }
+        let input = &mut self.sessions[session].input;
+        input.bytes.extend_from_slice(rest);
+        input.searched = if last { rest.len() } else { 0 };
     }
 
-    /// Why a line that is so long already, without its end, is not taken in.
-    fn skips(&self, session: usize, bytes: usize) -> Option<Skip> {
+    /// Whether a line that is so long already, without its end, is not to be taken in. The rest of it is
+    /// skipped then.
+    fn drops(&mut self, session: usize, bytes: usize) -> bool {
         let carriage_return = 1;
-        let skipping = self.sessions[session].input.skipping;
-        if skipping.is_some() {
-            skipping
+        let skip = if let Some(skip) = self.sessions[session].input.skipping {
+            skip
         } else if bytes as u64 > self.line_bytes_max(session) + carriage_return {
-            Some(Skip::TooLong)
+            Skip::TooLong
         } else if !self.may_buffer(session, bytes) {
-            Some(Skip::OverQuota)
+            Skip::OverQuota
         } else {
-            None
-        }
+            return false;
+        };
+        self.skip_line(session, skip);
+        true
     }
 
     fn may_go_on(&self, session: usize, steps: Steps) -> bool {
@@ -652,7 +643,7 @@ impl Broker {
     }
 
     fn has_room(&self, state: &Session) -> bool {
-        state.pending().len() as u64 <= self.limits.output
+        state.pending_bytes() as u64 <= self.limits.output
     }
 
     fn refuse(&mut self, session: usize, id: Option<&Id<'_>>, refusal: &Refusal) {
@@ -717,16 +708,6 @@ fn epoch_under(history: &str, rules: Option<&Rules>, changed: u64) -> String {
         (None, 0) => history.to_owned(),
         (mark, changed) => format!("{history}-{:08x}.{changed}", mark.unwrap_or(0)),
     }
-}
-
-/// What a connection may still be given in one turn's delivery. [`Broker::share`] gives it, and
-/// [`Broker::end_share`] takes back what is left.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Share {
-    bytes: usize,
-    steps: Steps,
-    /// Whether the connection's user holds too much memory already.
-    is_short: bool,
 }
 
 impl Token {

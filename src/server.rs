@@ -547,10 +547,8 @@ impl Server {
             };
             let is_full = self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX;
             let patience = self.commit_time.clamp(TURN_TIME, TURN_TIME_MAX);
-            if is_full
-                || !self.broker.has_turn(number)
-                || (self.broker.has_asked(number) && is_over(&mut self.crowded_since, patience))
-            {
+            let is_late = || is_over(&mut self.crowded_since, patience);
+            if is_full || !self.broker.may_ask(number, is_late) {
                 // It stays active, and comes first in the next turn.
                 self.active.push(number);
                 continue;
@@ -668,10 +666,8 @@ impl Server {
         self.broker.take_due(&mut due);
         self.crowded_since = (due.len() > 1).then(Instant::now);
         for number in due.drain(..) {
-            let is_late =
-                self.broker.has_been_told(number) && is_over(&mut self.crowded_since, TURN_TIME);
-            let share = self.broker.share(number).filter(|_| !is_late);
-            let Some(share) = share else {
+            let is_late = || is_over(&mut self.crowded_since, TURN_TIME);
+            let Some(share) = self.broker.share(number, is_late) else {
                 self.waiting.push(number);
                 continue;
             };
@@ -695,11 +691,7 @@ impl Server {
         while connection.writable && !connection.gone {
             let bytes = self.broker.fill(number, &mut share);
             if bytes.is_empty() {
-                if self.broker.has_output(number) {
-                    self.broker.set_due(number);
-                } else {
-                    connection.await_room(false, self.poll.registry(), number);
-                }
+                connection.await_room(false, self.poll.registry(), number);
                 return share;
             }
             match connection.stream.write(bytes) {

@@ -14,6 +14,7 @@
 //! Until it is done the connection's later requests wait; its events go on, because the response is
 //! written in one piece at the end.
 
+mod large;
 mod subscription;
 
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ use crate::keyspace::{Keyspace, Owner};
 use crate::wire::Id;
 
 use subscription::Teller;
+
+pub(crate) use large::{Large, LargeEvents};
 pub(crate) use subscription::{LastEvent, Sees, Start, Subscription};
 
 /// Who is at the other end of a connection.
@@ -91,10 +94,29 @@ pub(crate) struct Session {
     pub(crate) out: Vec<u8>,
     /// How much of `out` is written.
     sent: usize,
+    /// A large event, which belongs in the middle of `out`.
+    large: Option<Large>,
+    /// Whether it waits for memory, to be told of a large value.
+    pub(crate) starved: bool,
     pub(crate) job: Option<Box<Job>>,
     pub(crate) subscriptions: Slab<Subscription>,
     /// The subscriptions that have something to tell, in the order of their turns.
     behind: VecDeque<usize>,
+}
+
+/// What events are made of, and how much of it at most.
+pub(crate) struct Source<'a> {
+    pub(crate) keyspace: &'a Keyspace,
+    /// How many bytes of events may be pending, about.
+    pub(crate) chunk: usize,
+    pub(crate) steps: &'a mut Steps,
+    pub(crate) last: &'a mut LastEvent,
+    pub(crate) counters: &'a mut Counters,
+    /// Tells of a key whether it may be seen; without it all may. Of others nothing is told.
+    pub(crate) sees: Option<&'a Sees<'a>>,
+    /// The large events that the session's user holds, and how many more bytes of them it may hold.
+    pub(crate) larges: &'a mut LargeEvents,
+    pub(crate) room: u64,
 }
 
 /// What has come in and is not carried out.
@@ -212,32 +234,57 @@ impl Session {
             input: Input::default(),
             out: Vec::new(),
             sent: 0,
+            large: None,
+            starved: false,
             job: None,
             subscriptions: Slab::new(),
             behind: VecDeque::new(),
         }
     }
 
-    /// Bytes that are made and not written.
+    /// The bytes to be written next: what is made and not written, or the beginning of it.
     pub(crate) fn pending(&self) -> &[u8] {
-        &self.out[self.sent..]
+        match &self.large {
+            Some(large) if self.sent == large.at => large.left(),
+            Some(large) => &self.out[self.sent..large.at],
+            None => &self.out[self.sent..],
+        }
     }
 
-    /// Notes that so many pending bytes are written. The buffer goes when nothing is left, and what
-    /// is written goes when it is most of the buffer: a client that reads steadily but never all
-    /// would otherwise make it grow for ever.
-    pub(crate) fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
+    /// How many bytes are made and not written.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        let large = self.large.as_ref().map_or(0, |large| large.left().len());
+        self.out.len() - self.sent + large
+    }
+
+    /// Notes that so many of the pending bytes are written, and returns the large event that they have
+    /// ended. The buffer goes when nothing is left, and what is written goes when it is most of the
+    /// buffer: a client that reads steadily but never all would otherwise make it grow for ever.
+    #[must_use]
+    pub(crate) fn sent(&mut self, bytes: usize) -> Option<Large> {
         assert!(
-            self.sent <= self.out.len(),
+            bytes <= self.pending().len(),
             "no more can be written than there was"
         );
-        if self.sent == self.out.len() {
-            self.out = Vec::new();
-            self.sent = 0;
-        } else if self.sent > self.out.len() / 2 {
+        if let Some(large) = &mut self.large
+            && self.sent == large.at
+        {
+            large.take(bytes);
+            return self.large.take_if(|large| large.left().is_empty());
+        }
+        self.sent += bytes;
+        if self.sent > self.out.len() / 2 {
             self.drop_sent();
         }
+        None
+    }
+
+    /// Throws away what is pending, and returns the large event among it.
+    #[must_use]
+    pub(crate) fn discard(&mut self) -> Option<Large> {
+        self.out = Vec::new();
+        self.sent = 0;
+        self.large.take()
     }
 
     /// Whether a subscription has something to tell.
@@ -245,38 +292,31 @@ impl Session {
         !self.behind.is_empty()
     }
 
-    /// Makes events until about `chunk` bytes are pending, steps are used up, or all is told. Of keys
-    /// that the session may not see nothing is told.
-    pub(crate) fn fill(
-        &mut self,
-        keyspace: &Keyspace,
-        chunk: usize,
-        steps: &mut Steps,
-        last: &mut LastEvent,
-        counters: &mut Counters,
-        sees: Option<&Sees<'_>>,
-    ) {
-        if self.behind.is_empty() || self.pending().len() >= chunk {
-            return;
+    /// Makes events until about `chunk` bytes are pending, steps are used up, or all is told. Where there
+    /// is no room for a large one it is starved, and the number of bytes that it wants is returned.
+    pub(crate) fn fill(&mut self, source: Source<'_>) -> Option<u64> {
+        if self.behind.is_empty() || self.pending_bytes() >= source.chunk || self.large.is_some() {
+            return None;
         }
         self.drop_sent();
         let mut teller = Teller {
-            keyspace,
+            source,
             out: &mut self.out,
-            chunk,
-            steps,
-            last,
-            counters,
-            sees,
+            large: &mut self.large,
+            wants: None,
         };
-        while !teller.is_full() {
-            let Some(number) = self.behind.pop_front() else {
-                return;
-            };
+        // One that is not done has made it full, or wants what there is no room for.
+        for _ in 0..self.behind.len() {
+            if teller.is_full() {
+                return None;
+            }
+            let number = self.behind.pop_front();
+            let number = number.expect("there are as many as there were");
             if !self.subscriptions[number].advance(&mut teller) {
                 self.behind.push_back(number);
             }
         }
+        teller.wants.filter(|_| !teller.is_full())
     }
 
     /// Adds a subscription, which then has something to tell: at least its `sync`.
@@ -331,12 +371,17 @@ impl Session {
             .map_or(0, |position| keyspace.rev() - position)
     }
 
-    /// A buffer that was large does not stay so for the little that is left in it.
+    /// A buffer does not stay when nothing is left in it, and a large one not for a little.
     fn drop_sent(&mut self) {
+        if let Some(large) = &mut self.large {
+            large.at -= self.sent;
+        }
         self.out.drain(..self.sent);
         self.sent = 0;
         let needed = self.out.len().max(OUT_BYTES_KEPT);
-        if self.out.capacity() / 4 > needed {
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        } else if self.out.capacity() / 4 > needed {
             self.out.shrink_to(needed);
         }
     }
@@ -347,7 +392,7 @@ impl Session {
             && self.input.bytes.is_empty()
             && self.input.skipping.is_none()
             && self.job.is_none()
-            && self.out.is_empty()
+            && self.pending_bytes() == 0
     }
 }
 
@@ -373,11 +418,11 @@ mod tests {
         for number in 1..1000 {
             session.out.extend(answer(number));
             assert_eq!(session.pending()[..1000], answer(number - 1));
-            session.sent(1000);
+            assert!(session.sent(1000).is_none());
             assert!(session.out.len() <= 4000, "{} bytes", session.out.len());
         }
         assert_eq!(session.pending(), answer(999));
-        session.sent(1000);
+        assert!(session.sent(1000).is_none());
         assert_eq!(session.out.capacity(), 0);
     }
 
@@ -387,7 +432,8 @@ mod tests {
         let mut session = Session::new(peer(), Owner(1), true);
         session.out = vec![b'x'; 1 << 20];
         while session.pending().len() > 1000 {
-            session.sent(session.pending().len().min(10_000) - 500);
+            let some = session.pending().len().min(10_000) - 500;
+            assert!(session.sent(some).is_none());
             let (left, held) = (session.pending().len(), session.out.capacity());
             assert!(held <= 8 * left.max(OUT_BYTES_KEPT), "{left} in {held}");
         }

@@ -30,6 +30,8 @@ const MEBIBYTE: u64 = 1 << 20;
 const CONNECTIONS: u64 = 512;
 const SUBSCRIPTIONS: u64 = 16_384;
 const KEYS: u64 = 500_000;
+/// How many keys get large values.
+const LARGE_KEYS: u64 = 120;
 const BYTES: u64 = 128 * MEBIBYTE;
 const BUFFERED: u64 = 64 * MEBIBYTE;
 /// How many keys there are for patterns to look at.
@@ -268,6 +270,21 @@ pub(crate) const ALL: &[Attack] = &[
             "512 connections subscribe to a key and read nothing, and it gets values of 1 MiB",
             memory(CONNECTIONS, CONNECTIONS, 1, MEBIBYTE, BUFFERED),
             unread_events,
+        ),
+    ),
+    within(
+        P99_MAX_LINES,
+        attack(
+            "unread-values",
+            "the same with 120 keys, of which each connection subscribes to one",
+            memory(
+                CONNECTIONS,
+                CONNECTIONS,
+                LARGE_KEYS,
+                LARGE_KEYS * MEBIBYTE,
+                BUFFERED,
+            ),
+            unread_values,
         ),
     ),
     within(
@@ -612,6 +629,23 @@ fn unread_events(ground: &mut Ground) {
         members.iter().all(Member::has_said_all)
     });
     let puts = line(put("large", &format!("\"{}\"", "x".repeat(1_000_000))).as_bytes());
+    members.extend(gather(ground, 1, b"", &puts, Appetite::All));
+    crowd::run(ground, &mut members, never);
+}
+
+fn unread_values(ground: &mut Ground) {
+    let mut members = Vec::new();
+    for number in 0..CONNECTIONS - 1 {
+        let first = subscribe(1, &format!("v{}", number % LARGE_KEYS));
+        members.extend(gather(ground, 1, &first, b"", Appetite::Nothing));
+    }
+    crowd::run(ground, &mut members, |members| {
+        members.iter().all(Member::has_said_all)
+    });
+    let value = format!("\"{}\"", "x".repeat(1_000_000));
+    let puts: Vec<u8> = (0..LARGE_KEYS)
+        .flat_map(|number| line(put(&format!("v{number}"), &value).as_bytes()))
+        .collect();
     members.extend(gather(ground, 1, b"", &puts, Appetite::All));
     crowd::run(ground, &mut members, never);
 }

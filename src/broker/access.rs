@@ -7,11 +7,10 @@
 
 use std::sync::Arc;
 
-use crate::access::{Action, Grants, Rules, rank};
+use crate::access::{Action, Grants, Rules, Subject, rank};
 use crate::key::{KeyRef, Pattern};
 use crate::wire::{ErrorCode, Lifetime, Put};
 
-use super::quotas::subject;
 use super::{Broker, Peer, Refusal, epoch_under};
 
 impl Broker {
@@ -145,4 +144,17 @@ impl Broker {
 fn denied(action: Action, what: &str) -> Refusal {
     let message = format!("this client may not {} {what}", action.as_str());
     Refusal::new(ErrorCode::Denied, message)
+}
+
+/// Whom the rules are held against.
+pub(super) fn subject(peer: &Peer) -> Subject {
+    match peer {
+        Peer::Unix {
+            uid, gid, groups, ..
+        } => Subject::User {
+            uid: *uid,
+            gids: [&[*gid], groups.as_slice()].concat(),
+        },
+        Peer::Tcp(_) => Subject::Tcp,
+    }
 }

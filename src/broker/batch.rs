@@ -20,7 +20,7 @@ use super::ops::{check_rev, held_by, is_unchanged};
 use super::{Broker, Refusal, writable_key, writable_pattern};
 
 /// How many keys the patterns of one batch may look at, all together.
-const BATCH_WALK_MAX: usize = 65_536;
+const BATCH_WALK_MAX: u32 = 65_536;
 
 /// One change that a batch makes.
 enum Planned<'a> {
@@ -48,7 +48,8 @@ struct Plan<'a> {
     own: Held,
     added: Held,
     account: Account,
-    walked: usize,
+    /// For the keys that its patterns look at.
+    steps: Steps,
 }
 
 #[derive(Clone, Copy)]
@@ -73,7 +74,7 @@ impl Broker {
             own: Held::default(),
             added: Held::default(),
             account: self.credits[session].account,
-            walked: 0,
+            steps: Steps::new(BATCH_WALK_MAX),
         };
         for (at, op) in ops.iter().enumerate() {
             let planned = match op {
@@ -88,12 +89,12 @@ impl Broker {
             };
             if let Err(refusal) = planned {
                 // It has been looked at, even if nothing comes of it.
-                steps.take(u32::try_from(plan.walked).unwrap_or(u32::MAX));
+                steps.take(plan.steps.taken());
                 let at = Some(at);
                 return Err(Refusal { at, ..refusal });
             }
         }
-        steps.take(u32::try_from(plan.walked).unwrap_or(u32::MAX));
+        steps.take(plan.steps.taken());
         self.check_stored(session, plan.removed, plan.own, plan.added)?;
         for op in ops {
             match op {
@@ -196,9 +197,11 @@ impl Broker {
                 && self.may_sweep(session, key.borrowed())
         });
         let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
-        plan.look_at(plan.overlay.len())?;
+        let planned = u32::try_from(plan.overlay.len()).unwrap_or(u32::MAX);
+        plan.steps.take(planned);
         for (key, entry) in self.keyspace.walk(&pattern, None) {
-            plan.look_at(1 + key.as_str().len() / 16)?;
+            plan.steps.take_key(key);
+            plan.check_steps()?;
             let is_swept = entry.is_some() && self.may_sweep(session, key.borrowed());
             if is_swept && !plan.overlay.contains_key(key) {
                 found.push(key.clone());
@@ -249,14 +252,13 @@ impl Broker {
 }
 
 impl Plan<'_> {
-    fn look_at(&mut self, keys: usize) -> Result<(), Refusal> {
-        self.walked += keys;
-        if self.walked <= BATCH_WALK_MAX {
+    fn check_steps(&self) -> Result<(), Refusal> {
+        if self.steps.are_left() {
             return Ok(());
         }
         let message = format!(
-            "the patterns of a batch may look at {BATCH_WALK_MAX} keys; delete by key, or by \
-             pattern outside a batch"
+            "the patterns of a batch may look at {BATCH_WALK_MAX} keys, of which long ones count as \
+             several; delete by key, or by pattern outside a batch"
         );
         Err(Refusal::new(ErrorCode::Limit, message))
     }

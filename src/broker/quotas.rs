@@ -1,42 +1,28 @@
-//! Quotas: how much of the daemon one user may hold and use, so that no one starves the others.
+//! Quotas: how much of the daemon one user may hold, so that no one starves the others.
 //!
-//! Whatever a connection holds is charged to its user, and all who come over TCP are one user. What
-//! is **held** is bounded: connections, subscriptions, keys and bytes stored, and bytes of the daemon's
-//! memory in requests that are unfinished and answers that are unread. Who wants more than that is
-//! refused; nobody else is. What is **used**, the time of a turn, is shared out: each user has so much
-//! of it, however many connections it comes with, and what is left over has to wait for the next turn.
-//! So a turn is short, and who asks little is served in each.
+//! Whatever a connection holds is charged to its user, and all who come over TCP are one user. Bounded are
+//! connections, subscriptions, keys and bytes stored, and bytes of the daemon's memory (`buffers`). Who wants
+//! more than that is refused; nobody else is. What is used and not held, the time of a turn, is shared out
+//! (`shares`).
 //!
 //! Root has no quotas, unless the rules say so, and neither has the user whose daemon it is. The
 //! others may hold half of each limit.
-//!
-//! A connection's first few kilobytes of memory are not charged: almost every one stays within them,
-//! and then there is nothing to be counted.
 
 use std::collections::BTreeMap;
 
 use slab::Slab;
 
-use crate::access::{Resource, Subject};
+use crate::access::Resource;
 use crate::key::Pattern;
 use crate::keyspace::{Account, Held};
-use crate::session::{Peer, Session, Steps};
+use crate::session::{Peer, Session};
 use crate::wire::{ErrorCode, Limits};
 
-use super::{Broker, Refusal, STEPS_PER_TURN, Share};
+use super::access::subject;
+use super::buffers::Buffered;
+use super::shares::Left;
+use super::{Broker, Refusal};
 
-/// How many steps a user has a turn for requests, and as many for events.
-const ACCOUNT_STEPS_PER_TURN: u32 = 4 * STEPS_PER_TURN;
-/// How many bytes a user is written a turn.
-const ACCOUNT_BYTES_PER_TURN: usize = 4 << 20;
-/// How many bytes are written to one connection a turn.
-const BYTES_PER_TURN: usize = 256 << 10;
-/// A step is taken for so many bytes that have come in.
-const BYTES_PER_STEP: usize = 256;
-/// A step is taken for so many bytes of a line that is carried out.
-const LINE_BYTES_PER_STEP: usize = 64;
-/// How many bytes a connection may hold without their being charged.
-const FREE_BYTES: u64 = 4 << 10;
 /// A user may hold so many messages of the largest size in unfinished requests and unread answers.
 const BUFFERED_MESSAGES: u64 = 64;
 /// A user may have so many times the subscriptions of one connection.
@@ -51,22 +37,16 @@ const USERS_TOLD: usize = 1000;
 pub(super) struct Credit {
     pub(super) account: Account,
     /// Where the ledger has the account.
-    place: usize,
+    pub(super) place: usize,
     quotas: Quotas,
-    /// How much of `buffered` is this session's.
-    charged: u64,
-    /// Whether its user holds more than it may, so that its requests are refused.
-    is_over: bool,
+    /// How much of what is buffered is this session's.
+    pub(super) charged: u64,
+    /// Whether its user has more buffered than it may, so that its requests are refused.
+    pub(super) is_over: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Quotas {
-    connections: u64,
-    subscriptions: u64,
-    keys: u64,
-    bytes: u64,
-    buffered: u64,
-}
+/// A number for each [`Resource`].
+type Quotas = [u64; Resource::ALL.len()];
 
 /// What each user with a connection holds, apart from keys, and has left of this turn.
 #[derive(Debug, Default)]
@@ -76,15 +56,12 @@ pub(super) struct Ledger {
     turn: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Use {
+#[derive(Debug)]
+pub(super) struct Use {
     connections: u64,
     subscriptions: u64,
-    buffered: u64,
-    /// The turn that the rest is about.
-    turn: u64,
-    steps: u32,
-    share: Share,
+    pub(super) buffered: Buffered,
+    left: Left,
 }
 
 /// One element of `users`.
@@ -110,32 +87,30 @@ impl Ledger {
     fn place(&mut self, account: Account) -> usize {
         let place = self.places.entry(account);
         *place.or_insert_with(|| {
-            // The share of a turn is made when it is first looked at.
-            let turn = u64::MAX;
             self.accounts.insert(Use {
-                turn,
-                ..Use::default()
+                connections: 0,
+                subscriptions: 0,
+                buffered: Buffered::default(),
+                left: Left::all_of(self.turn),
             })
         })
     }
 
-    /// What an account has, its share of this turn made anew with the turn.
-    fn of(&mut self, credit: &Credit) -> &mut Use {
-        let held = &mut self.accounts[credit.place];
-        if held.turn != self.turn {
-            held.turn = self.turn;
-            held.steps = ACCOUNT_STEPS_PER_TURN;
-            held.share = Share {
-                bytes: ACCOUNT_BYTES_PER_TURN,
-                steps: Steps::new(ACCOUNT_STEPS_PER_TURN),
-                is_short: false,
-            };
-        }
-        held
+    pub(super) fn at(&mut self, place: usize) -> &mut Use {
+        &mut self.accounts[place]
     }
 
-    fn look(&self, credit: &Credit) -> &Use {
+    pub(super) fn look(&self, credit: &Credit) -> &Use {
         &self.accounts[credit.place]
+    }
+
+    /// What an account has left of this turn.
+    pub(super) fn left(&mut self, credit: &Credit) -> &mut Left {
+        let left = &mut self.accounts[credit.place].left;
+        if left.turn != self.turn {
+            *left = Left::all_of(self.turn);
+        }
+        left
     }
 
     fn connections(&self, account: Account) -> u64 {
@@ -149,29 +124,32 @@ impl Broker {
     pub(super) fn admit(&mut self, peer: &Peer) -> Result<Credit, Refusal> {
         let (account, quotas) = self.quotas_of(peer);
         let used = self.ledger.connections(account);
-        quotas.check(account, Resource::Connections, used)?;
-        let credit = Credit {
+        let mut credit = Credit {
             account,
-            place: self.ledger.place(account),
+            place: 0,
             quotas,
             charged: 0,
             is_over: false,
         };
-        self.ledger.of(&credit).connections += 1;
+        credit.check(Resource::Connections, used, 1)?;
+        credit.place = self.ledger.place(account);
+        self.ledger.at(credit.place).connections += 1;
         Ok(credit)
     }
 
     /// Gives back what a connection has held.
-    pub(super) fn dismiss(&mut self, credit: &Credit, state: &Session) {
+    pub(super) fn dismiss(&mut self, number: usize, credit: &Credit, state: &mut Session) {
         let patterns = state.subscriptions.iter();
         let subscriptions: u64 = patterns.map(|(_, one)| weight(one.pattern())).sum();
-        let held = self.ledger.of(credit);
+        let held = self.ledger.at(credit.place);
         held.connections -= 1;
         held.subscriptions -= subscriptions;
-        held.buffered -= credit.charged;
+        held.buffered.forget(number, credit.charged, state);
         if held.connections == 0 {
             self.ledger.accounts.remove(credit.place);
             self.ledger.places.remove(&credit.account);
+        } else {
+            self.feed(credit.place);
         }
     }
 
@@ -180,19 +158,14 @@ impl Broker {
         let account = account(peer);
         let is_free = account == Account::ROOT || Some(account) == self.owner.map(Account::user);
         let subject = subject(peer);
-        let by_default = Quotas::by_default(&self.limits, is_free);
-        let amount = |resource: Resource| {
+        let quotas = Resource::ALL.map(|resource| {
             let rules = self.rules.as_ref();
-            let said = rules.and_then(|rules| rules.quota(&subject, resource));
-            said.map_or(by_default.of(resource), |(amount, ..)| amount)
-        };
-        let quotas = Quotas {
-            connections: amount(Resource::Connections),
-            subscriptions: amount(Resource::Subscriptions),
-            keys: amount(Resource::Keys),
-            bytes: amount(Resource::Bytes),
-            buffered: amount(Resource::Buffered),
-        };
+            match rules.and_then(|rules| rules.quota(&subject, resource)) {
+                Some((amount, ..)) => amount,
+                None if is_free => u64::MAX,
+                None => by_default(&self.limits, resource),
+            }
+        });
         (account, quotas)
     }
 
@@ -202,108 +175,6 @@ impl Broker {
         self.credits[session].quotas = quotas;
     }
 
-    /// The steps that a session has for its requests in this turn.
-    pub(super) fn begin_requests(&mut self, session: usize) -> Steps {
-        self.extra.set(0);
-        let credit = &mut self.credits[session];
-        let held = self.ledger.of(credit);
-        credit.is_over = held.buffered > credit.quotas.buffered;
-        Steps::new(held.steps.min(STEPS_PER_TURN))
-    }
-
-    /// Ends what [`Broker::begin_requests`] began: `taken` steps are used.
-    pub(super) fn end_requests(&mut self, session: usize, taken: u32) {
-        let held = self.ledger.of(&self.credits[session]);
-        held.steps = held.steps.saturating_sub(taken);
-        self.charge(session);
-    }
-
-    /// Whether a connection's user has something left of this turn for requests. Otherwise it waits for
-    /// the next, and nothing is to be read for it.
-    #[must_use]
-    pub fn has_turn(&mut self, session: usize) -> bool {
-        self.ledger.of(&self.credits[session]).steps > 0
-    }
-
-    /// Whether a connection's user has had some of this turn for requests already.
-    #[must_use]
-    pub fn has_asked(&mut self, session: usize) -> bool {
-        self.ledger.of(&self.credits[session]).steps < ACCOUNT_STEPS_PER_TURN
-    }
-
-    /// Whether a connection's user has been written something in this turn already.
-    #[must_use]
-    pub fn has_been_told(&mut self, session: usize) -> bool {
-        let left = self.ledger.of(&self.credits[session]).share;
-        left.bytes < ACCOUNT_BYTES_PER_TURN || left.steps.left() < ACCOUNT_STEPS_PER_TURN
-    }
-
-    /// What a connection may be given in this turn's delivery; nothing where its user has had its share,
-    /// and the connection waits for the next turn ([`Broker::wait`]).
-    pub fn share(&mut self, session: usize) -> Option<Share> {
-        let credit = &self.credits[session];
-        let held = self.ledger.of(credit);
-        let left = held.share;
-        (left.bytes > 0 && left.steps.are_left()).then(|| Share {
-            bytes: left.bytes.min(BYTES_PER_TURN),
-            steps: Steps::new(left.steps.left().min(STEPS_PER_TURN)),
-            is_short: held.buffered > credit.quotas.buffered,
-        })
-    }
-
-    /// Says what is left of a share: the rest is charged to the turn.
-    pub fn end_share(&mut self, session: usize, given: Share, left: Share) {
-        let share = &mut self.ledger.of(&self.credits[session]).share;
-        let bytes = given.bytes - left.bytes;
-        share.bytes = share.bytes.saturating_sub(bytes);
-        share.steps.take(given.steps.left() - left.steps.left());
-    }
-
-    /// Puts sessions that have had nothing in this turn before all others of the next.
-    pub fn wait(&mut self, sessions: &mut Vec<usize>) {
-        sessions.retain(|&session| !std::mem::replace(&mut self.sessions[session].due, true));
-        sessions.append(&mut self.due);
-        std::mem::swap(sessions, &mut self.due);
-    }
-
-    /// Charges what a session holds in memory beyond what is free.
-    pub(super) fn charge(&mut self, session: usize) {
-        let now = held_bytes(&self.sessions[session]).saturating_sub(FREE_BYTES);
-        let credit = &mut self.credits[session];
-        if now != credit.charged {
-            let held = self.ledger.of(credit);
-            held.buffered = held.buffered - credit.charged + now;
-            credit.charged = now;
-        }
-    }
-
-    /// Whether a session's user may hold so many more bytes of an unfinished line.
-    pub(super) fn may_buffer(&self, session: usize, bytes: usize) -> bool {
-        let charge = (bytes as u64).saturating_sub(FREE_BYTES);
-        if charge == 0 {
-            return true;
-        }
-        let credit = &self.credits[session];
-        let others = self.ledger.look(credit).buffered - credit.charged;
-        others + charge <= credit.quotas.buffered
-    }
-
-    /// Refuses a request of a session whose user holds too much already.
-    pub(super) fn check_buffered(&self, session: usize) -> Result<(), Refusal> {
-        let credit = &self.credits[session];
-        if credit.is_over {
-            Err(self.over_buffered(session))
-        } else {
-            Ok(())
-        }
-    }
-
-    pub(super) fn over_buffered(&self, session: usize) -> Refusal {
-        let credit = &self.credits[session];
-        let used = self.ledger.look(credit).buffered;
-        credit.refusal(Resource::Buffered, used)
-    }
-
     pub(super) fn check_subscriptions(
         &self,
         session: usize,
@@ -311,15 +182,12 @@ impl Broker {
     ) -> Result<(), Refusal> {
         let credit = &self.credits[session];
         let used = self.ledger.look(credit).subscriptions;
-        if used + weight(pattern) > credit.quotas.subscriptions {
-            return Err(credit.refusal(Resource::Subscriptions, used));
-        }
-        Ok(())
+        credit.check(Resource::Subscriptions, used, weight(pattern))
     }
 
     /// Counts a subscription that is made, or ends.
     pub(super) fn count_subscription(&mut self, session: usize, pattern: &Pattern, is_made: bool) {
-        let held = self.ledger.of(&self.credits[session]);
+        let held = self.ledger.at(self.credits[session].place);
         if is_made {
             held.subscriptions += weight(pattern);
         } else {
@@ -350,10 +218,15 @@ impl Broker {
         }
         let credit = &self.credits[session];
         let held = self.keyspace.held(credit.account);
-        if grows(own.keys, new.keys, held.keys, credit.quotas.keys) {
+        if grows(own.keys, new.keys, held.keys, credit.quota(Resource::Keys)) {
             return Err(credit.refusal(Resource::Keys, held.keys));
         }
-        if grows(own.bytes, new.bytes, held.bytes, credit.quotas.bytes) {
+        if grows(
+            own.bytes,
+            new.bytes,
+            held.bytes,
+            credit.quota(Resource::Bytes),
+        ) {
             return Err(credit.refusal(Resource::Bytes, held.bytes));
         }
         Ok(())
@@ -361,9 +234,9 @@ impl Broker {
 
     /// What each user holds, of those who hold anything.
     pub(super) fn users(&self) -> Vec<UserUse> {
-        let mut users: BTreeMap<Account, (Use, Held)> = BTreeMap::new();
+        let mut users: BTreeMap<Account, (Option<&Use>, Held)> = BTreeMap::new();
         for (account, place) in &self.ledger.places {
-            users.entry(*account).or_default().0 = self.ledger.accounts[*place];
+            users.entry(*account).or_default().0 = Some(&self.ledger.accounts[*place]);
         }
         for (account, held) in self.keyspace.accounts() {
             users.entry(account).or_default().1 = held;
@@ -373,65 +246,45 @@ impl Broker {
             .map(|(account, (now, stored))| UserUse {
                 uid: account.uid(),
                 tcp: account == Account::TCP,
-                connections: now.connections,
-                subscriptions: now.subscriptions,
+                connections: now.map_or(0, |now| now.connections),
+                subscriptions: now.map_or(0, |now| now.subscriptions),
                 keys: stored.keys,
                 bytes: stored.bytes,
-                buffered: now.buffered,
+                buffered: now.map_or(0, |now| now.buffered.bytes()),
             })
             .collect()
     }
 }
 
 impl Credit {
-    pub(super) fn connections_max(&self) -> u64 {
-        self.quotas.connections
+    pub(super) fn quota(&self, resource: Resource) -> u64 {
+        self.quotas[resource as usize]
     }
 
-    fn refusal(&self, resource: Resource, used: u64) -> Refusal {
-        self.quotas.refusal(self.account, resource, used)
-    }
-}
-
-impl Quotas {
-    fn by_default(limits: &Limits, is_free: bool) -> Quotas {
-        let share = |limit: u64| if is_free { u64::MAX } else { limit.div_ceil(2) };
-        let times = |limit: u64, factor: u64| match is_free {
-            true => u64::MAX,
-            false => limit.saturating_mul(factor),
-        };
-        Quotas {
-            connections: share(limits.clients),
-            subscriptions: times(limits.subscriptions, SUBSCRIPTIONS_FACTOR),
-            keys: share(limits.keys),
-            bytes: share(limits.bytes),
-            buffered: times(limits.message, BUFFERED_MESSAGES),
-        }
-    }
-
-    /// Refuses one more.
-    fn check(&self, account: Account, resource: Resource, used: u64) -> Result<(), Refusal> {
-        if used >= self.of(resource) {
-            Err(self.refusal(account, resource, used))
+    /// Refuses so much more.
+    fn check(&self, resource: Resource, used: u64, more: u64) -> Result<(), Refusal> {
+        if used + more > self.quota(resource) {
+            Err(self.refusal(resource, used))
         } else {
             Ok(())
         }
     }
 
-    fn refusal(&self, account: Account, resource: Resource, used: u64) -> Refusal {
-        let (name, limit) = (resource.as_str(), self.of(resource));
+    pub(super) fn refusal(&self, resource: Resource, used: u64) -> Refusal {
+        let (account, name, limit) = (self.account, resource.as_str(), self.quota(resource));
         let message = format!("{account} has used up the quota `{name}`: {used} of {limit}");
         Refusal::new(ErrorCode::Limit, message)
     }
+}
 
-    fn of(&self, resource: Resource) -> u64 {
-        match resource {
-            Resource::Connections => self.connections,
-            Resource::Subscriptions => self.subscriptions,
-            Resource::Keys => self.keys,
-            Resource::Bytes => self.bytes,
-            Resource::Buffered => self.buffered,
-        }
+/// What a user may hold of whom the rules say nothing.
+fn by_default(limits: &Limits, resource: Resource) -> u64 {
+    match resource {
+        Resource::Connections => limits.clients.div_ceil(2),
+        Resource::Subscriptions => limits.subscriptions.saturating_mul(SUBSCRIPTIONS_FACTOR),
+        Resource::Keys => limits.keys.div_ceil(2),
+        Resource::Bytes => limits.bytes.div_ceil(2),
+        Resource::Buffered => limits.message.saturating_mul(BUFFERED_MESSAGES),
     }
 }
 
@@ -443,39 +296,10 @@ fn account(peer: &Peer) -> Account {
     }
 }
 
-/// Whom the rules are held against.
-pub(super) fn subject(peer: &Peer) -> Subject {
-    match peer {
-        Peer::Unix {
-            uid, gid, groups, ..
-        } => Subject::User {
-            uid: *uid,
-            gids: [&[*gid], groups.as_slice()].concat(),
-        },
-        Peer::Tcp(_) => Subject::Tcp,
-    }
-}
-
-/// The steps that taking in so many bytes takes.
-pub(super) fn steps_of(bytes: usize) -> u32 {
-    u32::try_from(1 + bytes / BYTES_PER_STEP).unwrap_or(u32::MAX)
-}
-
 /// How many subscriptions one with this pattern counts as: one, unless it is long. Each segment is a place
 /// of its own, with some hundred bytes, and a key with as many segments may lead to all of those of
 /// patterns with stars.
 fn weight(pattern: &Pattern) -> u64 {
     let segments = pattern.required_segments().count() as u64;
     segments.div_ceil(SEGMENTS_FREE).max(1).pow(2)
-}
-
-/// The steps that reading a line takes, and doing with its value whatever is to be done.
-pub(super) fn steps_to_read(bytes: usize) -> u32 {
-    u32::try_from(bytes / LINE_BYTES_PER_STEP).unwrap_or(u32::MAX)
-}
-
-/// How many bytes a session holds.
-fn held_bytes(session: &Session) -> u64 {
-    let job = session.job.as_ref().map_or(0, |job| job.gathered());
-    (session.input.bytes.len() + session.out.len() + job) as u64
 }

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use crate::access::Resource;
 use crate::keyspace::Time;
 use crate::session::{Input, Skip};
 use crate::wire::ErrorCode;
@@ -75,7 +76,7 @@ impl Broker {
     /// Takes in a stranger, for whom another one may have to go.
     pub(super) fn take_in_stranger(&mut self, session: usize, now: Time) {
         let clients = self.limits.clients;
-        let clients = clients.min(self.credits[session].connections_max());
+        let clients = clients.min(self.credits[session].quota(Resource::Connections));
         if self.strangers.0.len() as u64 >= places(clients)
             && let Some(first) = self.strangers.0.front()
         {

@@ -13,19 +13,17 @@ use crate::key::{Key, KeyRef, Pattern};
 use crate::keyspace::{Entry, Keyspace};
 use crate::wire::{EventLine, Id};
 
-use super::{Counters, Steps};
+use super::large::Large;
+use super::{Counters, Source};
 
-/// What telling takes: what there is to tell, where to, how much of it, and who counts.
+/// What telling takes: what there is to tell, and where to.
 pub(crate) struct Teller<'a> {
-    pub(crate) keyspace: &'a Keyspace,
+    pub(crate) source: Source<'a>,
     pub(crate) out: &'a mut Vec<u8>,
-    /// How many bytes may stand in `out`, about.
-    pub(crate) chunk: usize,
-    pub(crate) steps: &'a mut Steps,
-    pub(crate) last: &'a mut LastEvent,
-    pub(crate) counters: &'a mut Counters,
-    /// Tells of a key whether it may be seen; without it all may.
-    pub(crate) sees: Option<&'a Sees<'a>>,
+    /// Nothing more is told while there is one.
+    pub(crate) large: &'a mut Option<Large>,
+    /// The least that was wanted for a large event without there being room for it.
+    pub(crate) wants: Option<u64>,
 }
 
 /// The last event of a put that was made, as far as it is the same for all subscribers. A change is often
@@ -38,6 +36,8 @@ pub(crate) struct LastEvent {
 
 /// Values longer than this are not kept for the next subscriber.
 const VALUE_BYTES_KEPT: usize = 4 << 10;
+/// Events of values longer than this are large.
+const VALUE_BYTES_LARGE: usize = 16 << 10;
 
 /// As many bytes as most beginnings of an event line have.
 const SUB_BYTES: usize = 32;
@@ -153,27 +153,28 @@ impl Subscription {
     /// Tells what is to be told until the teller can take no more or nothing is left, which it
     /// returns.
     pub(crate) fn advance(&mut self, teller: &mut Teller<'_>) -> bool {
-        if self.position < teller.keyspace.floor() {
+        let keyspace = teller.source.keyspace;
+        if self.position < keyspace.floor() {
             self.stage = Stage::Reset;
         }
         if matches!(self.stage, Stage::Reset) {
-            self.position = teller.keyspace.rev();
+            self.position = keyspace.rev();
             self.stage = Stage::Walk { after: None };
             self.owes_sync = true;
-            self.settle(teller.counters);
+            self.settle(teller.source.counters);
             self.marked_after = self.position;
             EventLine::reset(teller.out, &self.id, self.position);
-            teller.counters.events += 1;
+            teller.source.counters.events += 1;
         }
         if !self.walk(teller) || !self.follow(teller) {
             return false;
         }
         if self.owes_sync {
-            EventLine::sync(teller.out, &self.id, teller.keyspace.rev());
-            teller.counters.events += 1;
+            EventLine::sync(teller.out, &self.id, keyspace.rev());
+            teller.source.counters.events += 1;
             self.owes_sync = false;
         }
-        self.settle(teller.counters);
+        self.settle(teller.source.counters);
         self.behind = false;
         true
     }
@@ -183,19 +184,24 @@ impl Subscription {
         let Stage::Walk { after } = std::mem::replace(&mut self.stage, Stage::Follow) else {
             return true;
         };
-        let after = after.as_ref().map(Key::as_str);
-        for (key, entry) in teller.keyspace.walk(&self.pattern, after) {
+        let keyspace = teller.source.keyspace;
+        let mut last = None;
+        for (key, entry) in keyspace.walk(&self.pattern, after.as_ref().map(Key::as_str)) {
             // What has changed since is told by following, in its place.
             let is_told = |entry: &Entry<'_>| {
                 entry.rev <= self.position && teller.may_tell(entry.key.borrowed())
             };
-            if let Some(entry) = entry.filter(is_told) {
-                teller.put(&self.id, &entry);
+            let is_held_up = match entry.filter(is_told) {
+                Some(entry) => !teller.put(&self.id, &entry),
+                None => false,
+            };
+            if !is_held_up {
+                last = Some(key);
+                teller.source.steps.take_key(key);
             }
-            teller.steps.take_key(key);
-            if teller.is_full() {
+            if is_held_up || teller.is_full() {
                 self.stage = Stage::Walk {
-                    after: Some(key.clone()),
+                    after: last.or(after.as_ref()).cloned(),
                 };
                 return false;
             }
@@ -205,16 +211,16 @@ impl Subscription {
 
     /// The second stage; true at the end of the index.
     fn follow(&mut self, teller: &mut Teller<'_>) -> bool {
-        for (rev, change) in teller.keyspace.changes_after(self.position) {
+        for (rev, change) in teller.source.keyspace.changes_after(self.position) {
             if teller.is_full() {
                 return false;
             }
-            self.position = rev;
+            let before = std::mem::replace(&mut self.position, rev);
             let Some(change) = change else {
-                teller.steps.take(1);
+                teller.source.steps.take(1);
                 continue;
             };
-            teller.steps.take_key(change.key);
+            teller.source.steps.take_key(change.key);
             if !self.pattern.matches(change.key.borrowed()) {
                 continue;
             }
@@ -223,7 +229,12 @@ impl Subscription {
                 continue;
             }
             match change.entry {
-                Some(entry) => teller.put(&self.id, &entry),
+                Some(entry) => {
+                    if !teller.put(&self.id, &entry) {
+                        self.position = before;
+                        return false;
+                    }
+                }
                 None => teller.delete(&self.id, change.key, rev),
             }
             self.told += u64::from(rev > self.marked_after);
@@ -242,31 +253,59 @@ impl Subscription {
 
 impl Teller<'_> {
     pub(crate) fn is_full(&self) -> bool {
-        self.out.len() >= self.chunk || !self.steps.are_left()
+        self.large.is_some() || self.out.len() >= self.source.chunk || !self.source.steps.are_left()
     }
 
     fn may_tell(&self, key: KeyRef<'_>) -> bool {
-        self.sees.is_none_or(|sees| sees(key))
+        self.source.sees.is_none_or(|sees| sees(key))
     }
 
-    fn put(&mut self, sub: &Id<'_>, entry: &Entry<'_>) {
-        self.counters.events += 1;
-        if entry.value.len() > VALUE_BYTES_KEPT {
-            return EventLine::put(self.out, sub, entry.key.as_str(), entry.value, entry.rev);
+    /// Tells of an entry; false where it can't yet, because it is large and there is no room for it.
+    #[must_use]
+    fn put(&mut self, sub: &Id<'_>, entry: &Entry<'_>) -> bool {
+        let (key, length) = (entry.key.as_str(), entry.value.len());
+        if length > VALUE_BYTES_LARGE {
+            if !self.put_large(sub, entry) {
+                return false;
+            }
+        } else if length > VALUE_BYTES_KEPT {
+            EventLine::put(self.out, sub, key, entry.value, entry.rev);
+        } else {
+            let LastEvent { rev, end } = &mut *self.source.last;
+            if *rev != entry.rev {
+                *rev = entry.rev;
+                end.clear();
+                EventLine::put_end(end, key, entry.value, entry.rev);
+            }
+            self.out.reserve(SUB_BYTES + end.len());
+            EventLine::begin(self.out, sub);
+            self.out.extend_from_slice(end);
         }
-        let LastEvent { rev, end } = &mut *self.last;
-        if *rev != entry.rev {
-            *rev = entry.rev;
-            end.clear();
-            EventLine::put_end(end, entry.key.as_str(), entry.value, entry.rev);
-        }
-        self.out.reserve(SUB_BYTES + end.len());
+        self.source.counters.events += 1;
+        true
+    }
+
+    fn put_large(&mut self, sub: &Id<'_>, entry: &Entry<'_>) -> bool {
+        let (key, bytes) = (entry.key.as_str(), entry.value.len());
+        let make = || {
+            let mut end = Vec::new();
+            EventLine::put_end(&mut end, key, entry.value, entry.rev);
+            end
+        };
+        let Source { larges, room, .. } = &mut self.source;
+        let Some(mut large) = larges.hold(entry.rev, bytes, *room, make) else {
+            let bytes = bytes as u64;
+            self.wants = Some(self.wants.map_or(bytes, |wants| wants.min(bytes)));
+            return false;
+        };
         EventLine::begin(self.out, sub);
-        self.out.extend_from_slice(end);
+        large.at = self.out.len();
+        *self.large = Some(large);
+        true
     }
 
     fn delete(&mut self, sub: &Id<'_>, key: &Key, rev: u64) {
         EventLine::delete(self.out, sub, key.as_str(), rev);
-        self.counters.events += 1;
+        self.source.counters.events += 1;
     }
 }

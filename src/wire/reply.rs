@@ -141,7 +141,6 @@ pub struct EventLine;
 impl EventLine {
     /// A covered key has this value. `sub` names the subscription.
     pub(crate) fn put(out: &mut Vec<u8>, sub: &Id<'_>, key: &str, value: Stored<'_>, rev: u64) {
-        out.reserve(sub.as_json().len() + key.len() + value.len() + EVENT_BYTES);
         EventLine::begin(out, sub);
         EventLine::put_end(out, key, value, rev);
     }
@@ -154,6 +153,7 @@ impl EventLine {
 
     /// The part of a put's line that is the same for all subscriptions.
     pub(crate) fn put_end(out: &mut Vec<u8>, key: &str, value: Stored<'_>, rev: u64) {
+        out.reserve(key.len() + value.len() + EVENT_BYTES);
         Reply { out }
             .text("event", "put")
             .text("key", key)

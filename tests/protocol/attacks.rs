@@ -320,9 +320,74 @@ fn what_is_only_taken_in_takes_its_time() {
     bench.send(1, b"x");
     bench.turn_with(1, |_, _| {});
     assert!(
-        !bench.broker.has_asked(session),
+        bench.broker.may_ask(session, || true),
         "the next turn is a new one"
     );
     bench.broker.receive(session, b"x", bench.now);
-    assert!(bench.broker.has_asked(session));
+    assert!(!bench.broker.may_ask(session, || true));
+}
+
+/// Subscribers that are in the middle of a large event share it, and those of another one wait until there
+/// is room. What was small is told meanwhile, and in the end everybody has everything.
+#[test]
+fn large_events_are_bounded() {
+    let (attackers, apart, events) = (300, 150, 64 << 10);
+    let limits = limits(|limits| limits.message = 2 * events);
+    let allowed = 64 * limits.message;
+    let mut bench = bench(limits, attackers);
+    let length = usize::try_from(events).unwrap() - 1000;
+    let value = |n: usize| format!("{n:0>length$}");
+    let put = |bench: &mut Bench, n: usize| {
+        let put = json!({"op": "put", "key": "a.large", "value": value(n)});
+        assert_eq!(ask(bench, 0, &put.to_string())["ok"], true);
+    };
+    let subscribe = |bench: &mut Bench, client: usize| {
+        let subscribe = json!({"id": client, "op": "subscribe", "key": "a"});
+        bench.send(client, format!("{subscribe}\n").as_bytes());
+        bench.set_appetite(client, 100);
+        bench.turn(WHOLE);
+        bench.turn(WHOLE);
+        bench.set_appetite(client, 0);
+    };
+    put(&mut bench, 0);
+    for client in 1..=attackers - apart {
+        subscribe(&mut bench, client);
+    }
+    bench.settle(WHOLE);
+    assert!(held(&mut bench, "buffered") < 2 * events, "they share it");
+    // Each of these begins with another value, as far as it can begin.
+    for client in attackers - apart + 1..=attackers {
+        put(&mut bench, client);
+        subscribe(&mut bench, client);
+    }
+    bench.settle(WHOLE);
+    let buffered = held(&mut bench, "buffered");
+    assert!((allowed / 2..=allowed).contains(&buffered), "{buffered}");
+    // One that waits hears of small values in another subscription.
+    let client = attackers;
+    bench.send(
+        client,
+        b"{\"id\":\"b\",\"op\":\"subscribe\",\"key\":\"b\"}\n",
+    );
+    ask(&mut bench, 0, r#"{"op":"put","key":"b","value":1}"#);
+    bench.set_appetite(client, WHOLE);
+    bench.settle(WHOLE);
+    let told = lines(&mut bench, client);
+    assert!(told.iter().any(|line| line.contains(r#""key":"b""#)));
+    assert!(!told.iter().any(|line| line.contains(r#""key":"a.large""#)));
+    // Whoever goes makes room, and so does whoever reads.
+    let gone = 50;
+    for client in 1..=gone {
+        bench.disconnect(client);
+    }
+    for client in gone + 1..=attackers {
+        bench.set_appetite(client, WHOLE);
+        bench.settle(WHOLE);
+    }
+    let last = value(attackers);
+    for client in gone + 1..=attackers {
+        let told = lines(&mut bench, client);
+        assert!(told.iter().any(|line| line.contains(&last)), "{client}");
+    }
+    assert_eq!(held(&mut bench, "buffered"), 0);
 }

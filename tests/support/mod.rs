@@ -189,7 +189,7 @@ impl Bench {
             let Some(session) = client.session else {
                 continue;
             };
-            if !self.broker.has_turn(session) {
+            if !self.broker.may_ask(session, || false) {
                 continue;
             }
             if self.broker.wants_turn(session) {
@@ -218,7 +218,7 @@ impl Bench {
             let Some(session) = client.session.filter(|session| due.contains(session)) else {
                 continue;
             };
-            let Some(given) = self.broker.share(session) else {
+            let Some(given) = self.broker.share(session, || false) else {
                 waiting.push(session);
                 continue;
             };
@@ -228,9 +228,6 @@ impl Bench {
                 let bytes = self.broker.fill(session, &mut share);
                 let taken = bytes.len().min(room);
                 if taken == 0 {
-                    if self.broker.has_output(session) {
-                        self.broker.set_due(session);
-                    }
                     break;
                 }
                 client.received.extend_from_slice(&bytes[..taken]);
