@@ -247,19 +247,16 @@ impl Rules {
         Some((quota.amount, quota.line, &quota.text))
     }
 
-    /// A number that stands for who may do what; nothing where everybody may do everything.
+    /// A number that stands for who may do what; nothing where everybody may do everything. It is the
+    /// CRC-32 of the rules as lines of this form, however they were written:
+    ///
+    /// ```text
+    /// allow user:100 read,write net.*
+    /// ```
     #[must_use]
     pub fn mark(&self) -> Option<u32> {
-        let said = |rule: &Rule| {
-            (
-                rule.is_allowed,
-                rule.who,
-                rule.actions,
-                rule.pattern.clone(),
-            )
-        };
-        let said: Vec<_> = self.rules.iter().map(said).collect();
-        (!said.is_empty()).then(|| crc32fast::hash(format!("{said:?}").as_bytes()))
+        let lines: String = self.rules.iter().map(|rule| format!("{rule}\n")).collect();
+        (!lines.is_empty()).then(|| crc32fast::hash(lines.as_bytes()))
     }
 
     /// What the rules say of one subject; nothing where they allow everybody everything.
@@ -445,6 +442,23 @@ impl Resource {
     }
 }
 
+/// The rule as a line, with numbers for names and nothing that could be written in another way.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_allowed { "allow " } else { "deny " })?;
+        match self.who {
+            Who::User(user) => write!(f, "user:{user}")?,
+            Who::Group(group) => write!(f, "group:{group}")?,
+            Who::Tcp => f.write_str("tcp")?,
+            Who::Anyone => f.write_str("anyone")?,
+        }
+        let has = |action: &Action| self.actions.has(*action);
+        let actions = Action::ALL.into_iter().filter(has).map(Action::as_str);
+        let actions: Vec<&str> = actions.collect();
+        write!(f, " {} {}", actions.join(","), self.pattern.as_str())
+    }
+}
+
 impl fmt::Display for RulesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.message)
@@ -578,6 +592,40 @@ quota tcp keys 3
         let root = user(0, &[0]);
         check(&root, Read, "net.eth0.secret", (false, 3));
         check(&root, Own, "anything", (true, 7));
+    }
+
+    /// The mark names an epoch over restarts and over versions, so its number is held to.
+    #[test]
+    fn the_mark_is_of_what_the_rules_say() {
+        let rules = rules(RULES);
+        let lines: Vec<String> = rules.rules.iter().map(ToString::to_string).collect();
+        let expected = [
+            "allow user:100 read,write net.*",
+            "deny anyone read net.*.secret",
+            "allow group:50 read net.*",
+            "allow tcp read public.*",
+            "allow user:0 read,write,own *",
+        ];
+        assert_eq!(lines, expected);
+        let mark = |text: &str| Rules::parse(text, &Book).unwrap().mark();
+        assert_eq!(mark(&lines.join("\n")), rules.mark());
+        let one = mark("allow anyone read a");
+        assert_eq!(one, Some(0x02fe_1df0));
+        assert_eq!(mark("\n  allow\tanyone read,read a # all"), one);
+        assert_eq!(
+            mark("lifetime a boot\nallow anyone read a\nquota tcp keys 1"),
+            one
+        );
+        for other in [
+            "deny anyone read a",
+            "allow tcp read a",
+            "allow anyone own a",
+            "allow anyone read a.*",
+        ] {
+            assert_ne!(mark(other), one, "{other}");
+        }
+        assert_eq!(mark(""), None);
+        assert_eq!(mark("lifetime a boot"), None);
     }
 
     #[test]

@@ -43,7 +43,7 @@ use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
 use crate::session::{Counters, LastEvent, Session, Skip, Steps};
-use crate::watch::{Watch, Watcher};
+use crate::watch::Watch;
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
 use quotas::{Credit, Ledger};
@@ -330,14 +330,8 @@ impl Broker {
         let mut state = self.sessions.remove(session);
         let credit = self.credits.remove(session);
         self.dismiss(session, &credit, &mut state);
-        for (subscription, removed) in &state.subscriptions {
-            self.watch.remove(
-                removed.pattern(),
-                Watcher {
-                    session,
-                    subscription,
-                },
-            );
+        for (_, removed) in &state.subscriptions {
+            self.watch.remove(removed.pattern(), removed.member());
         }
         self.due.retain(|candidate| *candidate != session);
         self.strangers.remove(session);
@@ -394,10 +388,6 @@ impl Broker {
     /// Says that all changes are as safe as they have to be before anyone is told of them.
     pub fn committed(&mut self) {
         self.committed = self.keyspace.rev();
-        let sessions = &mut self.sessions;
-        self.watch.end_turn(|watcher, changes| {
-            sessions[watcher.session].mark_again(watcher.subscription, changes);
-        });
         self.carried.clear();
         self.keyspace.keep();
     }
@@ -701,7 +691,8 @@ impl Broker {
 }
 
 /// What a client holds is what the rules let it see, so under other rules nobody can resume: that is
-/// another epoch. A number tells apart rules that come back while the daemon runs.
+/// another epoch. Each `reset` names the one that it begins. For clients that don't look there, a number
+/// tells apart rules that come back while the daemon runs.
 fn epoch_under(history: &str, rules: Option<&Rules>, changed: u64) -> String {
     let mark = rules.and_then(Rules::mark);
     match (mark, changed) {

@@ -24,6 +24,7 @@ use slab::Slab;
 
 use crate::key::{Key, Pattern};
 use crate::keyspace::{Keyspace, Owner};
+use crate::watch::Watch;
 use crate::wire::Id;
 
 use subscription::Teller;
@@ -107,6 +108,9 @@ pub(crate) struct Session {
 /// What events are made of, and how much of it at most.
 pub(crate) struct Source<'a> {
     pub(crate) keyspace: &'a Keyspace,
+    pub(crate) watch: &'a mut Watch,
+    /// Names what is to be seen: the history, and the rules under which this is told.
+    pub(crate) epoch: &'a str,
     /// How many bytes of events may be pending, about.
     pub(crate) chunk: usize,
     pub(crate) steps: &'a mut Steps,
@@ -319,11 +323,16 @@ impl Session {
         teller.wants.filter(|_| !teller.is_full())
     }
 
-    /// Adds a subscription, which then has something to tell: at least its `sync`.
-    pub(crate) fn subscribe(&mut self, subscription: Subscription) -> usize {
+    /// Adds a subscription, which then has something to tell: at least its `sync`. It has the number that
+    /// was the next one.
+    pub(crate) fn subscribe(&mut self, subscription: Subscription) {
         let number = self.subscriptions.insert(subscription);
         self.behind.push_back(number);
-        number
+    }
+
+    /// The number of the next subscription.
+    pub(crate) fn next_number(&self) -> usize {
+        self.subscriptions.vacant_key()
     }
 
     /// The number of the subscription with this id.
@@ -353,11 +362,6 @@ impl Session {
         if self.subscriptions[number].mark(rev) {
             self.behind.push_back(number);
         }
-    }
-
-    /// Tells a subscription that is marked of so many more changes.
-    pub(crate) fn mark_again(&mut self, number: usize, changes: u64) {
-        self.subscriptions[number].mark_again(changes);
     }
 
     /// How many revisions its slowest subscription is behind.

@@ -8,11 +8,12 @@
 //! covers that node and everything under it, under `at` where it covers the node alone. Nothing is
 //! decided here but whom to mark; what they are told is made when they can read it.
 //!
-//! Whoever is marked stays so until the turn ends, since nobody is told anything before. So where very
-//! many stand at one place they are all met once a turn, and how often they would have been met again is
-//! counted for all of them together: a change costs the same however many others want to hear of it.
+//! Whoever has been marked has something to read, and more changes make no difference to it until it has
+//! read everything. So it is met once and is **asleep** then, until it is woken at the end of its reading:
+//! a change costs nothing for those who have not heard of an earlier one yet. How many there were
+//! meanwhile is counted for all who stand at one place together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use slab::Slab;
 
@@ -27,15 +28,16 @@ pub struct Watcher {
     pub subscription: usize,
 }
 
+/// Names a subscription from when it is added until it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member(usize);
+
 /// The trie.
 #[derive(Debug)]
 pub struct Watch {
     nodes: Slab<Node>,
     root: usize,
-    /// The number of this turn.
-    turn: u64,
-    /// The places of crowds that were to be met again in this turn, and whether it is the one `below`.
-    repeated: Vec<(usize, bool)>,
+    members: Slab<Standing>,
 }
 
 #[derive(Debug, Default)]
@@ -49,16 +51,23 @@ struct Node {
 /// Those who stand at one place.
 #[derive(Debug, Default)]
 struct Watchers {
-    /// A set, so that one of very many on the same pattern leaves as fast as one of few.
-    all: BTreeSet<Watcher>,
-    /// The last turn in which they were met.
-    met: u64,
-    /// How often they were to be met again since.
-    repeats: u64,
+    /// How many there are.
+    members: usize,
+    /// Those of them who are to be met.
+    awake: Vec<Member>,
+    /// How many changes there have been.
+    changes: u64,
 }
 
-/// More than so many at one place are a crowd.
-const CROWD: usize = 8;
+/// Where one subscription stands.
+#[derive(Debug)]
+struct Standing {
+    watcher: Watcher,
+    node: usize,
+    is_below: bool,
+    /// Its place among those who are awake, if it is.
+    awake: Option<usize>,
+}
 
 impl Default for Watch {
     fn default() -> Watch {
@@ -67,15 +76,15 @@ impl Default for Watch {
         Watch {
             nodes,
             root,
-            turn: 1,
-            repeated: Vec::new(),
+            members: Slab::new(),
         }
     }
 }
 
 impl Watch {
-    /// Adds a subscription to the keys that the pattern matches.
-    pub fn add(&mut self, pattern: &Pattern, watcher: Watcher) {
+    /// Adds a subscription to the keys that the pattern matches. It is asleep. With its name comes the
+    /// count that [`Watch::wake`] continues.
+    pub fn add(&mut self, pattern: &Pattern, watcher: Watcher) -> (Member, u64) {
         let mut node = self.root;
         for segment in pattern.required_segments() {
             let known = match segment {
@@ -93,14 +102,49 @@ impl Watch {
                 child
             });
         }
-        self.nodes[node]
-            .watchers(pattern.is_subtree())
-            .all
-            .insert(watcher);
+        let is_below = pattern.is_subtree();
+        let watchers = self.nodes[node].watchers(is_below);
+        watchers.members += 1;
+        let member = Member(self.members.insert(Standing {
+            watcher,
+            node,
+            is_below,
+            awake: None,
+        }));
+        (member, watchers.changes)
+    }
+
+    /// Has a subscription met by the next change that it covers. Returns a count of changes: it has grown by
+    /// as many as there were that it covers.
+    pub fn wake(&mut self, member: Member) -> u64 {
+        let standing = &mut self.members[member.0];
+        let watchers = self.nodes[standing.node].watchers(standing.is_below);
+        if standing.awake.is_none() {
+            standing.awake = Some(watchers.awake.len());
+            watchers.awake.push(member);
+        }
+        watchers.changes
     }
 
     /// Removes a subscription that was added with this pattern, and the nodes that stood only for it.
-    pub fn remove(&mut self, pattern: &Pattern, watcher: Watcher) {
+    pub fn remove(&mut self, pattern: &Pattern, member: Member) {
+        let standing = self.members.remove(member.0);
+        let watchers = self.nodes[standing.node].watchers(standing.is_below);
+        watchers.members -= 1;
+        if let Some(place) = standing.awake {
+            watchers.awake.swap_remove(place);
+            if let Some(moved) = watchers.awake.get(place) {
+                self.members[moved.0].awake = Some(place);
+            }
+        }
+        if watchers.members == 0 {
+            watchers.awake = Vec::new();
+            self.prune(pattern);
+        }
+    }
+
+    /// Removes the nodes on the way to a pattern's that nobody needs any more.
+    fn prune(&mut self, pattern: &Pattern) {
         let mut path = vec![self.root];
         let segments: Vec<&str> = pattern.required_segments().collect();
         for segment in &segments {
@@ -111,12 +155,6 @@ impl Watch {
             };
             path.push(child.expect("the pattern of a watcher that was added has its nodes"));
         }
-        let last = path[path.len() - 1];
-        let removed = self.nodes[last]
-            .watchers(pattern.is_subtree())
-            .all
-            .remove(&watcher);
-        assert!(removed, "a watcher is removed once");
         for (segment, step) in segments.iter().zip(path.windows(2)).rev() {
             let (parent, child) = (step[0], step[1]);
             if !self.nodes[child].is_empty() {
@@ -132,8 +170,8 @@ impl Watch {
         }
     }
 
-    /// Calls `found` for each subscription that covers the key, and returns how many places it has looked
-    /// at for that. Of a crowd it is called once a turn.
+    /// Notes a change of a key: calls `found` for each subscription that covers it and is awake, and puts it
+    /// to sleep. Returns how many places it has looked at for that.
     pub fn visit(&mut self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) -> usize {
         let root = &self.nodes[self.root];
         if root.is_empty() {
@@ -177,46 +215,20 @@ impl Watch {
         places
     }
 
-    /// Calls `found` for all who stand at a place, unless they are a crowd that was met in this turn.
-    fn meet(&mut self, node: usize, below: bool, found: &mut impl FnMut(Watcher)) {
-        let watchers = self.nodes[node].watchers(below);
-        if watchers.all.len() > CROWD {
-            if watchers.met == self.turn {
-                if watchers.repeats == 0 {
-                    self.repeated.push((node, below));
-                }
-                watchers.repeats += 1;
-                return;
-            }
-            watchers.met = self.turn;
-        }
-        watchers.all.iter().copied().for_each(found);
-    }
-
-    /// Ends a turn: calls `found` for each subscription of a crowd, with the number of times that it was
-    /// to be met again.
-    pub fn end_turn(&mut self, mut found: impl FnMut(Watcher, u64)) {
-        self.turn += 1;
-        for (node, below) in self.repeated.drain(..) {
-            // It may have gone meanwhile, and another one have come in its place.
-            let Some(node) = self.nodes.get_mut(node) else {
-                continue;
-            };
-            let watchers = node.watchers(below);
-            let repeats = std::mem::take(&mut watchers.repeats);
-            if repeats > 0 {
-                watchers
-                    .all
-                    .iter()
-                    .for_each(|&watcher| found(watcher, repeats));
-            }
+    fn meet(&mut self, node: usize, is_below: bool, found: &mut impl FnMut(Watcher)) {
+        let watchers = self.nodes[node].watchers(is_below);
+        watchers.changes += 1;
+        for member in watchers.awake.drain(..) {
+            let standing = &mut self.members[member.0];
+            standing.awake = None;
+            found(standing.watcher);
         }
     }
 }
 
 impl Node {
-    fn watchers(&mut self, subtree: bool) -> &mut Watchers {
-        if subtree {
+    fn watchers(&mut self, is_below: bool) -> &mut Watchers {
+        if is_below {
             &mut self.below
         } else {
             &mut self.at
@@ -226,8 +238,8 @@ impl Node {
     fn is_empty(&self) -> bool {
         self.literals.is_empty()
             && self.star.is_none()
-            && self.at.all.is_empty()
-            && self.below.all.is_empty()
+            && self.at.members == 0
+            && self.below.members == 0
     }
 }
 
@@ -242,39 +254,47 @@ fn split(text: &str) -> (&str, Option<&str>) {
 mod tests {
     use super::*;
 
-    /// A crowd is met once a turn, and the rest is counted.
+    /// Who is asleep is not met, and how many changes that spares is counted.
     #[test]
-    fn a_crowd_is_met_once_a_turn() {
+    fn who_is_asleep_is_not_met() {
         let mut watch = Watch::default();
-        let pattern = |text: &str| Pattern::new(text).unwrap().with_descendants();
-        let watcher = |session: usize| Watcher {
-            session,
-            subscription: 0,
+        let pattern = Pattern::new("a").unwrap().with_descendants();
+        let key = KeyRef::new("a.b").unwrap();
+        let members: Vec<Member> = (0..3)
+            .map(|session| {
+                let subscription = 0;
+                let watcher = Watcher {
+                    session,
+                    subscription,
+                };
+                let (member, count) = watch.add(&pattern, watcher);
+                assert_eq!(count, 0);
+                member
+            })
+            .collect();
+        let met = |watch: &mut Watch| {
+            let mut met: Vec<usize> = Vec::new();
+            watch.visit(key, |watcher| met.push(watcher.session));
+            met
         };
-        for session in 0..CROWD + 1 {
-            watch.add(&pattern("a"), watcher(session));
+        assert!(met(&mut watch).is_empty());
+        assert_eq!(watch.wake(members[2]), 1);
+        assert_eq!(watch.wake(members[0]), 1);
+        assert_eq!(watch.wake(members[2]), 1, "once is enough");
+        assert_eq!(met(&mut watch), [2, 0]);
+        assert!(met(&mut watch).is_empty());
+        // Whoever goes takes nobody else along.
+        for member in &members {
+            assert_eq!(watch.wake(*member), 3);
         }
-        watch.add(&pattern("*"), watcher(100));
-        for _ in 0..2 {
-            for found in [CROWD + 2, 1, 1] {
-                let mut count = 0;
-                watch.visit(KeyRef::new("a.b").unwrap(), |_| count += 1);
-                assert_eq!(count, found);
-            }
-            let mut again = Vec::new();
-            watch.end_turn(|watcher, repeats| again.push((watcher.session, repeats)));
-            let expected: Vec<_> = (0..CROWD + 1).map(|session| (session, 2)).collect();
-            assert_eq!(again, expected);
-        }
-        // Whoever has gone is not told.
-        for _ in 0..2 {
-            watch.visit(KeyRef::new("a").unwrap(), |_| {});
-        }
-        for session in 0..CROWD + 1 {
-            watch.remove(&pattern("a"), watcher(session));
-        }
-        watch.add(&pattern("b"), watcher(7));
-        watch.end_turn(|watcher, _| panic!("{watcher:?}"));
+        watch.remove(&pattern, members[0]);
+        assert_eq!(met(&mut watch), [2, 1]);
+        watch.wake(members[1]);
+        watch.remove(&pattern, members[2]);
+        assert_eq!(met(&mut watch), [1]);
+        watch.remove(&pattern, members[1]);
+        assert_eq!(watch.nodes.len(), 1);
+        assert_eq!(watch.visit(key, |_| panic!("nobody is left")), 0);
     }
 
     /// Every pattern against every key, by the trie and by the pattern itself.
@@ -309,13 +329,18 @@ mod tests {
             session: number,
             subscription: usize::from(exact),
         };
+        let mut members = Vec::new();
         for exact in [false, true] {
             for (number, text) in patterns.iter().enumerate() {
-                watch.add(&covering(text, exact), watcher(number, exact));
+                let (member, _) = watch.add(&covering(text, exact), watcher(number, exact));
+                members.push(member);
             }
         }
         for key in keys {
             let key = KeyRef::new(key).unwrap();
+            for member in &members {
+                watch.wake(*member);
+            }
             let mut found = Vec::new();
             watch.visit(key, |watcher| {
                 found.push((watcher.session, watcher.subscription))
@@ -333,7 +358,8 @@ mod tests {
         }
         for exact in [true, false] {
             for (number, text) in patterns.iter().enumerate() {
-                watch.remove(&covering(text, exact), watcher(number, exact));
+                let member = members[number + usize::from(exact) * patterns.len()];
+                watch.remove(&covering(text, exact), member);
             }
         }
         assert_eq!(watch.nodes.len(), 1, "only the root is left");

@@ -237,7 +237,7 @@ fn agree(pattern: &Pattern, exact: bool, keys: &BTreeSet<&str>) {
         session: 1,
         subscription: 2,
     };
-    watch.add(pattern, watcher);
+    let (mut member, mut count) = watch.add(pattern, watcher);
     let mut keyspace = Keyspace::new(0);
     let mut expected = Vec::new();
     for text in keys {
@@ -248,6 +248,10 @@ fn agree(pattern: &Pattern, exact: bool, keys: &BTreeSet<&str>) {
             matches(pattern.as_str(), exact, text),
             "{pattern:?} {text}"
         );
+        // Asleep it is not met, awake it is met once, and both are counted.
+        watch.visit(key, |watcher| panic!("{watcher:?} is asleep"));
+        count += u64::from(is_match);
+        assert_eq!(watch.wake(member), count, "{pattern:?} {text}");
         let mut found = Vec::new();
         watch.visit(key, |watcher| found.push(watcher));
         assert_eq!(
@@ -255,6 +259,12 @@ fn agree(pattern: &Pattern, exact: bool, keys: &BTreeSet<&str>) {
             vec![watcher; usize::from(is_match)],
             "{pattern:?} {text}"
         );
+        count += u64::from(is_match);
+        // One that has not been met is put to sleep otherwise: by going and coming again.
+        if !is_match {
+            watch.remove(pattern, member);
+            (member, count) = watch.add(pattern, watcher);
+        }
         keyspace.put(key, &Payload::Json("0".into()), Terms::default());
         expected.extend(is_match.then_some(*text));
     }
@@ -270,7 +280,8 @@ fn agree(pattern: &Pattern, exact: bool, keys: &BTreeSet<&str>) {
             .filter(|key| after.is_none_or(|after| after < **key));
         assert!(found.iter().eq(left), "{pattern:?} behind {after:?}");
     }
-    watch.remove(pattern, watcher);
+    watch.wake(member);
+    watch.remove(pattern, member);
     for text in keys {
         let key = KeyRef::new(text).expect("only keys are left");
         watch.visit(key, |watcher| panic!("{watcher:?} is removed"));

@@ -125,6 +125,8 @@ impl Broker {
         let state = &mut self.sessions[session];
         let wants = state.fill(Source {
             keyspace: &self.keyspace,
+            watch: &mut self.watch,
+            epoch: &self.epoch,
             // Each connection gets on by an event at least, whatever others of its user hold.
             chunk: room.map_or(1, |_| EVENT_CHUNK_BYTES),
             steps: &mut share.steps,

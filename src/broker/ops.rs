@@ -350,22 +350,22 @@ impl Broker {
             None if subscribe.no_initial => Start::Now,
             None => Start::Entries,
         };
-        let subscription =
-            Subscription::new(id, pattern.clone(), subscribe.cuts, start, &self.keyspace);
         let state = &mut self.sessions[session];
-        let number = state.subscribe(subscription);
+        let subscription = state.next_number();
+        let watcher = Watcher {
+            session,
+            subscription,
+        };
+        let standing = self.watch.add(&pattern, watcher);
+        self.count_subscription(session, &pattern, true);
+        let cuts = subscribe.cuts;
+        let subscription = Subscription::new(id, pattern, cuts, start, &self.keyspace, standing);
+        let state = &mut self.sessions[session];
+        state.subscribe(subscription);
         Reply::ok(&mut state.out, Some(id))
             .text("epoch", &self.epoch)
             .number("rev", rev)
             .end();
-        self.watch.add(
-            &pattern,
-            Watcher {
-                session,
-                subscription: number,
-            },
-        );
-        self.count_subscription(session, &pattern, true);
         Ok(Done::Answered)
     }
 
@@ -383,13 +383,7 @@ impl Broker {
         };
         let removed = state.unsubscribe(subscription);
         self.count_subscription(session, removed.pattern(), false);
-        self.watch.remove(
-            removed.pattern(),
-            Watcher {
-                session,
-                subscription,
-            },
-        );
+        self.watch.remove(removed.pattern(), removed.member());
         self.ok(session, id).end();
         Ok(Done::Answered)
     }

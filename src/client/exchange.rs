@@ -18,6 +18,7 @@
 //! **Two ends.** Reading and writing end apart: a failed write does not end the reading, for the reason
 //! may be waiting to be read. What is received before the end can be taken after it.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use super::error::End;
@@ -297,7 +298,10 @@ fn received_event(event: Happening<'_>, rev: u64) -> Result<Event, String> {
             rev,
         },
         Happening::Sync => Event::Sync { rev },
-        Happening::Reset => Event::Reset { rev },
+        Happening::Reset { epoch } => Event::Reset {
+            rev,
+            epoch: epoch.map(Cow::into_owned),
+        },
     })
 }
 

@@ -89,7 +89,7 @@ mod tests {
         let rev = rev.parse().unwrap();
         match name {
             "s" => Event::Sync { rev },
-            "r" => Event::Reset { rev },
+            "r" => Event::Reset { rev, epoch: None },
             name => match name.strip_prefix('-') {
                 Some(key) => Event::Delete {
                     key: Key::new(key).unwrap(),

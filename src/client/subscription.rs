@@ -5,9 +5,9 @@
 //! none. From the first `sync` on (or from the beginning, where there are no such entries),
 //! revisions only grow, each event says that everything up to its revision has been told, and the
 //! position moves with every event that is taken. That holds for thinned-out inboxes too: what was
-//! left out has a newer event, which is yet to come. A `reset` begins anew. The position is counted
-//! when an event is handed out, not when it is received, so events that were received and never
-//! taken will be told again.
+//! left out has a newer event, which is yet to come. A `reset` begins anew, in the epoch that it names.
+//! The position is counted when an event is handed out, not when it is received, so events that were
+//! received and never taken will be told again.
 
 use std::time::{Duration, Instant};
 
@@ -181,7 +181,12 @@ impl Standing {
     /// An event has been taken.
     pub(super) fn advance(&mut self, event: &Event) {
         match event {
-            Event::Reset { .. } => self.position = None,
+            Event::Reset { epoch, .. } => {
+                self.position = None;
+                if let Some(epoch) = epoch {
+                    self.epoch.clone_from(epoch);
+                }
+            }
             Event::Sync { rev } => {
                 self.position = Some(Position {
                     rev: *rev,

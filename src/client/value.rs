@@ -62,6 +62,9 @@ pub enum Event {
     Reset {
         /// The revision at which the new start was made.
         rev: u64,
+        /// The epoch of what follows, from which to resume later; none where the daemon does not tell,
+        /// and it is the one before.
+        epoch: Option<String>,
     },
 }
 
@@ -181,7 +184,7 @@ impl Event {
             Event::Put { rev, .. }
             | Event::Delete { rev, .. }
             | Event::Sync { rev }
-            | Event::Reset { rev } => *rev,
+            | Event::Reset { rev, .. } => *rev,
         }
     }
 

@@ -11,10 +11,11 @@
 
 use crate::key::{Key, KeyRef, Pattern};
 use crate::keyspace::{Entry, Keyspace};
+use crate::watch::Member;
 use crate::wire::{EventLine, Id};
 
+use super::Source;
 use super::large::Large;
-use super::{Counters, Source};
 
 /// What telling takes: what there is to tell, and where to.
 pub(crate) struct Teller<'a> {
@@ -72,12 +73,14 @@ pub(crate) struct Subscription {
     behind: bool,
     /// Whether a `sync` is due when it has caught up.
     owes_sync: bool,
-    /// Changes that concerned it and events that told of them, since it last caught up. The
-    /// difference is what coalescing spared the subscriber.
-    marked: u64,
+    /// Where it is met by changes.
+    member: Member,
+    /// What was counted there when it last caught up, and how many events have told of changes since. The
+    /// difference is what coalescing spares the subscriber.
+    counted: u64,
     told: u64,
-    /// Changes up to this revision came before it was there to be marked.
-    marked_after: u64,
+    /// Changes up to this revision came before it was there to be met.
+    met_after: u64,
 }
 
 #[derive(Debug)]
@@ -94,6 +97,7 @@ impl Subscription {
         cuts: bool,
         start: Start,
         keyspace: &Keyspace,
+        (member, counted): (Member, u64),
     ) -> Subscription {
         let now = keyspace.rev();
         let (stage, position) = match start {
@@ -110,9 +114,10 @@ impl Subscription {
             position,
             behind: true,
             owes_sync: true,
-            marked: 0,
+            member,
+            counted,
             told: 0,
-            marked_after: now,
+            met_after: now,
         }
     }
 
@@ -128,20 +133,18 @@ impl Subscription {
         self.position
     }
 
+    pub(crate) fn member(&self) -> Member {
+        self.member
+    }
+
     /// Notes a change of a covered key; true where the subscription was at the end until now.
     pub(crate) fn mark(&mut self, rev: u64) -> bool {
-        self.marked += 1;
         if self.behind {
             return false;
         }
         self.behind = true;
         self.position = rev - 1;
         true
-    }
-
-    /// Notes so many more changes, in the turn in which it was marked.
-    pub(crate) fn mark_again(&mut self, changes: u64) {
-        self.marked += changes;
     }
 
     /// Makes it start over, and tells whether it was at the end until now.
@@ -161,12 +164,15 @@ impl Subscription {
             self.position = keyspace.rev();
             self.stage = Stage::Walk { after: None };
             self.owes_sync = true;
-            self.settle(teller.source.counters);
-            self.marked_after = self.position;
-            EventLine::reset(teller.out, &self.id, self.position);
+            self.met_after = self.position;
+            EventLine::reset(teller.out, &self.id, teller.source.epoch, self.position);
             teller.source.counters.events += 1;
         }
         if !self.walk(teller) || !self.follow(teller) {
+            if teller.wants.is_some() {
+                // Another change of what there is no room for may make it smaller.
+                teller.source.watch.wake(self.member);
+            }
             return false;
         }
         if self.owes_sync {
@@ -174,8 +180,11 @@ impl Subscription {
             teller.source.counters.events += 1;
             self.owes_sync = false;
         }
-        self.settle(teller.source.counters);
         self.behind = false;
+        let counted = teller.source.watch.wake(self.member);
+        let met = counted - std::mem::replace(&mut self.counted, counted);
+        let told = std::mem::take(&mut self.told);
+        teller.source.counters.coalesced += met.saturating_sub(told);
         true
     }
 
@@ -225,7 +234,7 @@ impl Subscription {
                 continue;
             }
             if !teller.may_tell(change.key.borrowed()) {
-                self.told += u64::from(rev > self.marked_after);
+                self.told += u64::from(rev > self.met_after);
                 continue;
             }
             match change.entry {
@@ -237,17 +246,10 @@ impl Subscription {
                 }
                 None => teller.delete(&self.id, change.key, rev),
             }
-            self.told += u64::from(rev > self.marked_after);
+            self.told += u64::from(rev > self.met_after);
             self.owes_sync |= self.cuts;
         }
         true
-    }
-
-    /// Counts what coalescing has spared since this was last called.
-    fn settle(&mut self, counters: &mut Counters) {
-        counters.coalesced += self.marked.saturating_sub(self.told);
-        self.marked = 0;
-        self.told = 0;
     }
 }
 

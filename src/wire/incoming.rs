@@ -53,7 +53,10 @@ pub enum Happening<'a> {
     /// What was told so far is the whole state at the event's revision.
     Sync,
     /// Drop what you hold: all current entries follow.
-    Reset,
+    Reset {
+        /// The epoch in which what follows is told; absent where the daemon is older than the field.
+        epoch: Option<Cow<'a, str>>,
+    },
 }
 
 /// The fields of a successful response; which are there depends on the request.
@@ -241,7 +244,9 @@ fn event<'a>(sub: Id<'a>, fields: Fields<'a>) -> Result<Incoming<'a>, serde_json
         },
         "delete" => Happening::Delete { key: key? },
         "sync" => Happening::Sync,
-        "reset" => Happening::Reset,
+        "reset" => Happening::Reset {
+            epoch: fields.epoch.map(|epoch| epoch.0),
+        },
         _ => return Ok(Incoming::UnknownEvent),
     };
     let rev = fields
@@ -304,6 +309,16 @@ mod tests {
                 event: Happening::Sync,
             }
         );
+        let reset = |epoch: Option<&'static str>| Incoming::Event {
+            sub: Id::from(1),
+            rev: 3,
+            event: Happening::Reset {
+                epoch: epoch.map(Cow::Borrowed),
+            },
+        };
+        let line = r#"{"sub":1,"event":"reset","epoch":"e","rev":3}"#;
+        assert_eq!(read(line), reset(Some("e")));
+        assert_eq!(read(r#"{"sub":1,"event":"reset","rev":3}"#), reset(None));
         assert_eq!(read(r#"{"sub":1,"event":"party"}"#), Incoming::UnknownEvent);
         let Incoming::Reply { id, result } =
             read(r#"{"id":4,"ok":true,"entries":[{"key":"a","base64":"AAE=","rev":2}],"rev":9}"#)

@@ -175,9 +175,13 @@ impl EventLine {
         event(out, sub, "sync").number("rev", rev).end();
     }
 
-    /// The subscriber must drop what it holds; all current entries follow.
-    pub fn reset(out: &mut Vec<u8>, sub: &Id<'_>, rev: u64) {
-        event(out, sub, "reset").number("rev", rev).end();
+    /// The subscriber must drop what it holds; all current entries follow, and from then on it resumes in
+    /// this epoch.
+    pub fn reset(out: &mut Vec<u8>, sub: &Id<'_>, epoch: &str, rev: u64) {
+        event(out, sub, "reset")
+            .text("epoch", epoch)
+            .number("rev", rev)
+            .end();
     }
 }
 
@@ -241,6 +245,10 @@ mod tests {
         check(
             &|out| EventLine::sync(out, &id, 4),
             "{\"sub\":7,\"event\":\"sync\",\"rev\":4}\n",
+        );
+        check(
+            &|out| EventLine::reset(out, &id, "e", 4),
+            "{\"sub\":7,\"event\":\"reset\",\"epoch\":\"e\",\"rev\":4}\n",
         );
     }
 }

@@ -25,6 +25,9 @@ fn tell(fields: &'static str, events: &'static [&'static str]) -> Script {
                     format!(r#"{{"sub":2,"event":"delete","key":"{key}","rev":{rev}}}"#)
                 }
                 [event, rev] => format!(r#"{{"sub":2,"event":"{event}","rev":{rev}}}"#),
+                [event, rev, epoch] => {
+                    format!(r#"{{"sub":2,"event":"{event}","epoch":"{epoch}","rev":{rev}}}"#)
+                }
                 other => panic!("{other:?}"),
             });
         }
@@ -36,7 +39,7 @@ fn shown(event: &Event) -> String {
         Event::Put { key, rev, .. } => format!("put {key} {rev}"),
         Event::Delete { key, rev } => format!("delete {key} {rev}"),
         Event::Sync { rev } => format!("sync {rev}"),
-        Event::Reset { rev } => format!("reset {rev}"),
+        Event::Reset { rev, .. } => format!("reset {rev}"),
     }
 }
 
@@ -70,6 +73,33 @@ fn it_goes_on_where_it_was() {
             "reset 2",
             "put c.b 1",
             "sync 2",
+        ],
+    );
+}
+
+/// A reset may begin another history while the connection lasts.
+#[test]
+fn it_goes_on_in_the_epoch_of_the_last_reset() {
+    told(
+        vec![
+            tell("", &["reset 5 e2", "put c.a 3", "sync 5", "put c.a 6"]),
+            // One that names none leaves it as it was.
+            tell(r#","since":6,"epoch":"e2""#, &["reset 7", "sync 7"]),
+            tell(r#","since":7,"epoch":"e1""#, &["reset 8 e3", "put c.b 8"]),
+            // Until a sync there is nothing to resume from.
+            tell("", &["put c.b 8", "sync 9"]),
+        ],
+        &[
+            "reset 5",
+            "put c.a 3",
+            "sync 5",
+            "put c.a 6",
+            "reset 7",
+            "sync 7",
+            "reset 8",
+            "put c.b 8",
+            "put c.b 8",
+            "sync 9",
         ],
     );
 }

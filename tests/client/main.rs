@@ -422,6 +422,35 @@ fn resuming_keeps_the_old_position_until_told_otherwise() {
     assert_eq!(positions, [Some(since), None, None, Some(new)]);
 }
 
+/// A daemon that is older than the field names none: then it is the one before.
+#[test]
+fn a_reset_may_name_another_epoch() {
+    let check = |named: &'static str, expected: &str| {
+        let client = client(move |mut peer| {
+            peer.line();
+            peer.say(r#"{"id":2,"ok":true,"epoch":"e1","rev":9}"#);
+            peer.say(&format!(r#"{{"sub":2,"event":"reset"{named},"rev":9}}"#));
+            peer.say(r#"{"sub":2,"event":"sync","rev":9}"#);
+        });
+        let mut subscription = client.subscribe("a").unwrap();
+        assert_eq!(subscription.epoch(), "e1");
+        let reset = subscription.next().unwrap().unwrap();
+        let epoch = (!named.is_empty()).then(|| expected.to_owned());
+        assert_eq!(reset, Event::Reset { rev: 9, epoch });
+        assert_eq!(subscription.epoch(), expected);
+        assert_eq!(subscription.position(), None);
+        let sync = subscription.next().unwrap().unwrap();
+        assert_eq!(sync, Event::Sync { rev: 9 });
+        let position = Position {
+            rev: 9,
+            epoch: expected.into(),
+        };
+        assert_eq!(subscription.position(), Some(&position));
+    };
+    check(r#","epoch":"e2""#, "e2");
+    check("", "e1");
+}
+
 #[test]
 fn a_refused_subscription_is_none() {
     let client = client(|mut peer| {

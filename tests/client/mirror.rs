@@ -127,6 +127,32 @@ fn a_lost_history_is_compared() {
 }
 
 #[test]
+fn a_history_that_ends_under_way_is_gone_on_from_by_its_own_name() {
+    let scripts = vec![
+        then(|peer| {
+            subscribed(peer, "");
+            peer.say(r#"{"sub":2,"event":"reset","epoch":"e2","rev":4}"#);
+            put(peer, "c.a", "1", 3);
+            sync(peer, 4);
+        }),
+        then(|peer| {
+            subscribed(peer, r#","since":4,"epoch":"e2""#);
+            // What is not whole is forgotten, and its epoch with it.
+            peer.say(r#"{"sub":2,"event":"reset","epoch":"e3","rev":5}"#);
+            put(peer, "c.b", "2", 5);
+        }),
+        then(|peer| {
+            subscribed(peer, r#","since":4,"epoch":"e2""#);
+            peer.say(r#"{"sub":2,"event":"reset","rev":5}"#);
+            put(peer, "c.b", "2", 5);
+            sync(peer, 5);
+            let _ = peer.try_line();
+        }),
+    ];
+    assert_eq!(followed(scripts, 2), ["4 +c.a=1", "5 +c.b=2 -c.a:1"]);
+}
+
+#[test]
 fn a_connection_lost_before_the_first_state_begins_again() {
     let scripts = vec![
         then(|peer| {

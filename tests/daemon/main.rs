@@ -1,7 +1,7 @@
 //! The built daemon from outside: lines over sockets, signals, exit codes, memory, processor time.
 //!
-//! Nothing here uses the library, but for the module about the library itself: what a test knows of
-//! the daemon is what any program in any language can know. The modules are the promises:
+//! Nothing here uses the library, but for the module about the library itself and copies that outlive a
+//! daemon: what a test knows of the daemon is what any program in any language can know. The modules are the promises:
 //!
 //! - [`transport`]: sockets of both kinds, framing, what the end of input means,
 //! - [`footprint`]: what slow, greedy and broken clients cost in memory,

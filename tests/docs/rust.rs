@@ -234,7 +234,7 @@ fn when_the_connection_is_lost() -> Run {
     let server = Server::bind(options)?.spawn()?;
     assert!(matches!(
         told.recv_timeout(patience)?,
-        Event::Reset { rev: 0 }
+        Event::Reset { rev: 0, .. }
     ));
     assert!(matches!(
         told.recv_timeout(patience)?,

@@ -86,15 +86,23 @@ impl Writer {
     /// Makes sure that all that was acknowledged is there, and nothing that was refused.
     fn check(&self, daemon: &Daemon) {
         let mut client = daemon.connect();
-        let list = client.do_it(r#"{"op":"get","key":"k.*"}"#);
-        let entries = list["entries"].as_array().unwrap().iter();
-        let found: BTreeMap<String, Value> = entries
-            .map(|entry| {
+        let mut found: BTreeMap<String, Value> = BTreeMap::new();
+        // There may be more than a page of them: a failure that nobody waits for comes when it comes.
+        loop {
+            let last = found.last_key_value();
+            let after = last.map_or(String::new(), |(key, _)| format!(r#","after":"{key}""#));
+            let list = client.do_it(&format!(r#"{{"op":"get","key":"k.*"{after}}}"#));
+            for entry in list["entries"].as_array().unwrap() {
                 let key = entry["key"].as_str().unwrap().to_owned();
-                (key, entry["value"].clone())
-            })
-            .collect();
-        assert_eq!(found, self.acknowledged);
+                found.insert(key, entry["value"].clone());
+            }
+            if list["more"] != true {
+                break;
+            }
+        }
+        let keys = |map: &BTreeMap<String, Value>| map.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&found), keys(&self.acknowledged));
+        assert!(found == self.acknowledged, "a value is another");
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Desk {
     pub(crate) names: BTreeSet<&'static str>,
     /// Its subscriptions as its answers tell it.
     subscribers: BTreeMap<String, Subscriber>,
-    /// The epoch that was answered under each name.
+    /// The epoch that was answered, or named by a reset, under each name.
     epochs: BTreeMap<String, String>,
     /// Where the last `sync` under each name stood, in which epoch, and what was to be seen then.
     pub(crate) syncs: Syncs,
@@ -214,7 +214,11 @@ impl Desk {
                         );
                         return;
                     }
-                    Happening::Reset => return subscriber.reset(rev, model),
+                    Happening::Reset { epoch } => {
+                        let epoch = epoch.expect("a reset names its epoch").into_owned();
+                        self.epochs.insert(name, epoch);
+                        return subscriber.reset(rev, model);
+                    }
                 };
                 let told = Told {
                     key: &key,

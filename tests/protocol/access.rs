@@ -366,6 +366,42 @@ fn new_rules_count_for_subscriptions_that_live() {
     );
 }
 
+/// What a subscriber holds after a reset is what the rules of then let it see, so it resumes in the epoch
+/// that the reset names, not in that of its beginning.
+#[test]
+fn a_reset_names_the_epoch_that_it_begins() {
+    let mut bench = bench();
+    let subscribe = |id: u64, since: &str| {
+        format!("{{\"id\":{id},\"op\":\"subscribe\",\"key\":\"*\"{since}}}\n")
+    };
+    bench.send(STAFF, subscribe(1, "").as_bytes());
+    let begun = received(&mut bench);
+    // They see no more of the network than its secrets.
+    bench.set_rules(rules(
+        "allow user:0 all *\nallow group:50 read net.secret.*",
+    ));
+    let told = received(&mut bench);
+    assert_eq!(told[0]["event"], "reset");
+    let (first, second, rev) = (&begun[0]["epoch"], &told[0]["epoch"], &told[0]["rev"]);
+    assert!(second.is_string() && first != second, "{told:?}");
+    for (id, epoch, is_reset) in [(2, first, true), (3, second, false)] {
+        let since = format!(r#","since":{rev},"epoch":{epoch}"#);
+        bench.send(STAFF, subscribe(id, &since).as_bytes());
+        let resumed = received(&mut bench);
+        assert_eq!(&resumed[0]["epoch"], second);
+        assert_eq!(resumed[1]["event"] == "reset", is_reset, "{resumed:?}");
+        assert!(!is_reset || &resumed[1]["epoch"] == second, "{resumed:?}");
+    }
+}
+
+/// The lines that the group has received.
+fn received(bench: &mut Bench) -> Vec<Value> {
+    bench.settle(WHOLE);
+    let lines = lines(bench, STAFF);
+    let parsed = lines.iter().map(|line| serde_json::from_str(line).unwrap());
+    parsed.collect()
+}
+
 #[test]
 fn lifetimes_are_bounded() {
     let mut bench = bench();

@@ -427,7 +427,8 @@ fn resuming_goes_back_to_the_oldest_tombstone() {
         let subscribe =
             format!(r#"{{"id":{since},"op":"subscribe","key":"*","since":{since},"epoch":"e1"}}"#);
         let events = exchange(&mut bench, 1, &subscribe);
-        let is_reset = events[1] == format!(r#"{{"sub":{since},"event":"reset","rev":32}}"#);
+        let is_reset =
+            events[1] == format!(r#"{{"sub":{since},"event":"reset","epoch":"e1","rev":32}}"#);
         assert_eq!(
             is_reset,
             !(27..=32).contains(&since),

@@ -62,6 +62,9 @@ pub(crate) struct Line {
     pub(crate) size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rev: Option<u64>,
+    /// Of `reset`: the epoch of the revisions that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) epoch: Option<String>,
     /// Of `note`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) text: Option<String>,
@@ -172,16 +175,17 @@ fn next(
 
 impl Recorder {
     fn event(&self, event: &Event, no_values: bool) -> Result<(), Failure> {
-        let (name, value) = match event {
-            Event::Put { value, .. } => ("put", Some(value)),
-            Event::Delete { .. } => ("delete", None),
-            Event::Sync { .. } => ("sync", None),
-            Event::Reset { .. } => ("reset", None),
+        let (name, value, epoch) = match event {
+            Event::Put { value, .. } => ("put", Some(value), None),
+            Event::Delete { .. } => ("delete", None, None),
+            Event::Sync { .. } => ("sync", None, None),
+            Event::Reset { epoch, .. } => ("reset", None, epoch.clone()),
         };
         let mut line = Line {
             event: name.into(),
             key: event.key().map(ToString::to_string),
             rev: Some(event.rev()),
+            epoch,
             ..self.line()
         };
         if no_values {

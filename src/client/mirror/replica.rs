@@ -422,7 +422,7 @@ mod tests {
         let rev = number(&word[1..]);
         match &word[..1] {
             "s" => Event::Sync { rev },
-            _ => Event::Reset { rev },
+            _ => Event::Reset { rev, epoch: None },
         }
     }
 
