@@ -158,6 +158,11 @@ func (o *clientOptions) connect(ctx context.Context) (*Conn, error) {
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.isClosed = true
+	for k := range c.kept {
+		if k.claim != nil {
+			k.claim.lose(errClientClosed)
+		}
+	}
 	c.mu.Unlock()
 	c.close()
 	c.tasks.Wait()
@@ -348,7 +353,7 @@ func (c *Client) watch(conn *Conn) {
 			}
 		case <-again:
 			again = nil
-			c.keepUp(conn)
+			c.announceAgain(conn)
 		}
 	}
 }

@@ -1,12 +1,10 @@
 package nkv
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -17,6 +15,8 @@ const (
 	lineBytesMax = 256 << 20
 	// How much of a buffer is kept when it is empty.
 	bufferBytesKept = 64 << 10
+	// How much surely fits into what the system holds for a peer that has answered everything.
+	atOnceBytesMax = 4 << 10
 	// How long a TCP peer may be silent before it is asked for a sign of life, and then again until it is
 	// given up.
 	silenceMax = 15 * time.Second
@@ -40,16 +40,19 @@ type Conn struct {
 	done chan struct{} // closed when nothing more can be asked
 	gone chan struct{} // closed when all who waited have been told
 
-	mu       sync.Mutex
-	out      []byte // what the writer has not taken yet
-	started  uint64 // how many bytes were ever in out
-	written  uint64 // how many of them the system has taken
-	waiting  []*call
-	next     int // the first of waiting that is not answered
-	lastID   uint64
-	inboxes  map[uint64]*inbox
-	err      error // why nothing more can be asked
-	isPinged bool  // whether a silent peer has been asked for a sign of life
+	mu      sync.Mutex
+	out     []byte // what the writer has not taken yet
+	started uint64 // how many bytes were ever in out
+	written uint64 // how many of them the system has taken
+	waiting []*call
+	next    int // the first of waiting that is not answered
+	lastID  uint64
+	inboxes map[uint64]*inbox
+	err     error // why nothing more can be asked
+	// What is handed to the system at the moment, without the lock.
+	isWriting bool
+
+	reading
 }
 
 // Hello is what the daemon says of itself.
@@ -84,6 +87,7 @@ func newConn(ctx context.Context, stream net.Conn, name, token string, silence t
 		gone:    make(chan struct{}),
 		inboxes: make(map[uint64]*inbox),
 	}
+	c.reading = newReading(stream)
 	c.requests.do = c.do
 	// Registered before anything is read: a daemon that is full says so without being asked.
 	greeting, err := c.send(helloRequest(name, token), nil)
@@ -179,7 +183,17 @@ func (c *Conn) send(request request, in *inbox) (*call, error) {
 	c.out = append(append(c.out, request.fields...), "}\n"...)
 	c.started += uint64(len(c.out) - before)
 	c.waiting = append(c.waiting, call)
-	c.notice()
+	isAlone := before == 0 && len(c.waiting) == c.next+1 && !c.isWriting
+	if c.turn == nobodysTurn && isAlone && c.isSocket && len(c.out) <= atOnceBytesMax {
+		// Everything before has been answered, so the system has room for this. What fails here fails in the
+		// writer, too.
+		n, _ := c.net.Write(c.out)
+		c.written += uint64(n)
+		c.out = c.out[:copy(c.out, c.out[n:])]
+	}
+	if len(c.out) > 0 {
+		c.notice()
+	}
 	return call, nil
 }
 
@@ -192,6 +206,7 @@ func (c *Conn) notice() {
 
 // await waits for an answer.
 func (c *Conn) await(ctx context.Context, call *call) (string, error) {
+	c.readFor(call)
 	var reply reply
 	select {
 	case reply = <-call.reply:
@@ -273,13 +288,12 @@ func (c *Conn) write() {
 		}
 		c.mu.Lock()
 		buffer, c.out = c.out, buffer[:0]
+		c.isWriting = true
 		c.mu.Unlock()
-		if len(buffer) == 0 {
-			continue
-		}
 		n, err := c.net.Write(buffer)
 		c.mu.Lock()
 		c.written += uint64(n)
+		c.isWriting = false
 		c.mu.Unlock()
 		if err != nil {
 			c.refuse(because(ErrClosed, err))
@@ -290,63 +304,6 @@ func (c *Conn) write() {
 		if cap(buffer) > bufferBytesKept {
 			buffer = nil
 		}
-	}
-}
-
-// read takes in lines until there are no more, and tells why.
-func (c *Conn) read() error {
-	buffer := make([]byte, 16<<10)
-	var start, end, seen int // lines begin at start, and up to seen there is no end of one
-	for {
-		for seen < end {
-			length := bytes.IndexByte(buffer[seen:end], '\n')
-			if length < 0 {
-				seen = end
-				break
-			}
-			line := string(buffer[start : seen+length])
-			seen += length + 1
-			start = seen
-			if err := c.take(line); err != nil {
-				return because(ErrClosed, because(ErrProtocol, err))
-			}
-		}
-		if start > 0 {
-			end = copy(buffer, buffer[start:end])
-			seen -= start
-			start = 0
-		}
-		switch {
-		case end == len(buffer) && end > lineBytesMax:
-			return because(ErrClosed, because(ErrProtocol, errors.New("a line has no end")))
-		case end == len(buffer):
-			buffer = append(buffer, make([]byte, len(buffer))...)
-		case end == 0 && len(buffer) > 16*bufferBytesKept:
-			buffer = make([]byte, bufferBytesKept)
-		}
-		n, err := c.readSome(buffer[end:])
-		end += n
-		if n == 0 && err != nil {
-			return because(ErrClosed, err)
-		}
-	}
-}
-
-// readSome reads, and asks a peer that is silent for a sign of life.
-func (c *Conn) readSome(buffer []byte) (int, error) {
-	for {
-		if c.silent > 0 && c.Err() == nil {
-			c.net.SetReadDeadline(time.Now().Add(c.silent))
-		}
-		n, err := c.net.Read(buffer)
-		if n > 0 {
-			c.isPinged = false
-		}
-		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || c.isPinged || c.Err() != nil {
-			return n, err
-		}
-		c.isPinged = true
-		c.send(pingRequest, nil)
 	}
 }
 
@@ -401,7 +358,7 @@ func (c *Conn) takeEvent(id, line string) error {
 	}
 	switch kind := EventKind(a.event); kind {
 	case EventPut, EventDelete, EventSync, EventReset:
-		in.push(Event{Kind: kind, Key: a.key, Value: a.value, Rev: a.rev})
+		in.push(Event{Kind: kind, Key: a.key, Value: a.value, Rev: a.rev, epoch: a.epoch})
 	}
 	return nil
 }

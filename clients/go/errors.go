@@ -36,6 +36,8 @@ var (
 	ErrUnreachable = errors.New("the daemon can't be reached")
 	// ErrClosed: the connection has ended, or the client is closed. The request was not sent.
 	ErrClosed = errors.New("the connection is closed")
+	// ErrLost: a claim is somebody else's, or was free for a while, so somebody else may have written there.
+	ErrLost = errors.New("the claim is lost")
 	// ErrProtocol: the peer does not keep to the protocol.
 	ErrProtocol = errors.New("the peer does not speak the nkv protocol")
 	// ErrValue: a value is not of the type that was asked for, or can't be made into JSON.

@@ -191,6 +191,25 @@ func ExampleClient_Claim() {
 	// true
 }
 
+func ExampleClient_ClaimWhenFree() {
+	client := dial()
+	defer client.Close()
+	ctx, stop := context.WithCancel(ctx)
+	publish := func() { fmt.Println("published"); stop() }
+
+	for ctx.Err() == nil {
+		claim, err := client.ClaimWhenFree(ctx, "state.gps")
+		must(err)
+		publish() // all of it: somebody else may have written before
+		select {
+		case <-claim.Lost():
+		case <-ctx.Done():
+		}
+		claim.Close()
+	}
+	// Output: published
+}
+
 func ExampleIfChanged() {
 	client := dial()
 	defer client.Close()

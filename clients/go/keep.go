@@ -1,25 +1,22 @@
 package nkv
 
-import (
-	"context"
-	"fmt"
-	"sync/atomic"
-)
+import "context"
 
 // What lasts as long as its connection, a session entry or a claim, a client keeps up over connections: it is
-// asked for anew on each of them, before anybody can use that. The order of requests is what makes it
-// sound. A new value is noted and sent under the client's lock, so what is noted last is sent last; and a
-// connection that was made meanwhile is told of what has changed since, before it is handed out.
+// asked for anew on each of them, before anybody can use that; claims first, for the entries may lie in what is
+// claimed. The order of requests is what makes it sound. A new value is noted and sent under the client's lock,
+// so what is noted last is sent last; and a connection that was made meanwhile is told of what has changed since,
+// before it is handed out. A claim that is refused, or was free for a while, is lost and not asked for again.
 type kept struct {
 	client *Client
 	key    string
 	undo   request
-	isHeld atomic.Bool
-	rev    atomic.Uint64
+	claim  *Claim // which this is part of; nil for an announcement
 
 	// Under the client's lock.
 	request request
 	version uint64
+	isLost  bool
 }
 
 // keep keeps something up from now on.
@@ -43,35 +40,46 @@ func (c *Client) keep(ctx context.Context, k *kept) error {
 
 // now asks for what is to be kept on the connection that there is, or the next.
 func (k *kept) now(ctx context.Context) error {
+	c := k.client
 	for {
-		conn, err := k.client.Conn(ctx)
+		conn, err := c.Conn(ctx)
 		if err != nil {
 			return err
 		}
-		k.client.mu.Lock()
-		call, err := conn.send(k.request, nil)
-		k.client.mu.Unlock()
-		if err == nil {
-			err = k.settle(conn.await(ctx, call))
+		c.mu.Lock()
+		if k.isLost {
+			defer c.mu.Unlock()
+			return k.claim.loss
 		}
-		if err == nil || isRefusal(err) || ctx.Err() != nil {
+		call, err := conn.send(k.request, nil)
+		c.mu.Unlock()
+		if err != nil {
+			continue
+		}
+		line, err := conn.await(ctx, call)
+		c.mu.Lock()
+		isUsed := c.conn == conn // else the next connection knows better
+		if isUsed {
+			err = k.settle(conn, line, err)
+		}
+		c.mu.Unlock()
+		if isUsed && (err == nil || isRefusal(err)) || err != nil && ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-// settle notes what the daemon said.
-func (k *kept) settle(line string, err error) error {
+// settle notes what the daemon has said. Called under the lock.
+func (k *kept) settle(conn *Conn, line string, err error) error {
+	var a answer
 	if err == nil {
-		var a answer
-		if a, err = readAnswer(line); err == nil {
-			k.rev.Store(a.rev)
-			k.isHeld.Store(true)
-			return nil
-		}
+		a, err = readAnswer(line)
 	}
-	k.isHeld.Store(false)
-	if isRefusal(err) {
+	switch {
+	case err != nil && !isRefusal(err):
+	case k.claim != nil:
+		k.claim.settle(Position{conn.hello.Epoch, a.rev}, err)
+	case err != nil:
 		signal(k.client.redo)
 	}
 	return err
@@ -94,57 +102,90 @@ func (k *kept) end(isThere bool) {
 		return
 	}
 	delete(c.kept, k)
-	k.isHeld.Store(false)
-	if isThere && c.conn != nil && !c.isKept(k.key) {
+	if k.claim != nil {
+		isThere = isThere && !isRefusal(k.claim.loss)
+		k.claim.lose(errClaimClosed)
+	}
+	if isThere && c.conn != nil && !c.isKept(k) {
 		c.conn.send(k.undo, nil)
 	}
 }
 
-// isKept tells whether anything is kept up for a key. Called under the lock.
-func (c *Client) isKept(key string) bool {
-	for k := range c.kept {
-		if k.key == key {
+// isKept tells whether the same is kept up for somebody else. Called under the lock.
+func (c *Client) isKept(k *kept) bool {
+	for other := range c.kept {
+		if other.key == k.key && (other.claim != nil) == (k.claim != nil) && !other.isLost {
 			return true
 		}
 	}
 	return false
 }
 
-// keepUp asks for everything that is to be kept up, and gives what it has asked for.
+// keepUp asks for everything that is to be kept up, on a connection that is to be handed out, and gives what
+// it has asked for.
 func (c *Client) keepUp(conn *Conn) (map[*kept]uint64, error) {
 	c.mu.Lock()
 	told := make(map[*kept]uint64, len(c.kept))
 	calls := make(map[*kept]*call, len(c.kept))
 	var failed error
-	for k := range c.kept {
-		told[k] = k.version
-		if calls[k], failed = conn.send(k.request, nil); failed != nil {
-			break
+	for _, isClaim := range []bool{true, false} {
+		for k := range c.kept {
+			if (k.claim != nil) == isClaim && !k.isLost && failed == nil {
+				told[k] = k.version
+				calls[k], failed = conn.send(k.request, nil)
+			}
 		}
 	}
 	c.mu.Unlock()
-	for k, call := range calls {
-		if failed == nil {
-			if err := k.settle(conn.await(c.closing, call)); err != nil && !isRefusal(err) {
-				failed = err
-			}
-		}
+	if failed == nil {
+		failed = c.settleAll(conn, calls)
 	}
 	return told, failed
 }
 
-// publish lets everybody use a connection on which this has been asked for.
+// announceAgain asks once more for all announcements, because one was refused. (What is claimed is claimed,
+// and claims that were refused are lost.)
+func (c *Client) announceAgain(conn *Conn) {
+	c.mu.Lock()
+	calls := make(map[*kept]*call, len(c.kept))
+	for k := range c.kept {
+		if k.claim == nil {
+			if call, err := conn.send(k.request, nil); err == nil {
+				calls[k] = call
+			}
+		}
+	}
+	c.mu.Unlock()
+	c.settleAll(conn, calls)
+}
+
+// settleAll notes what the daemon says to each request. What it refuses is no failure.
+func (c *Client) settleAll(conn *Conn, calls map[*kept]*call) error {
+	for k, call := range calls {
+		line, err := conn.await(c.closing, call)
+		c.mu.Lock()
+		err = k.settle(conn, line, err)
+		c.mu.Unlock()
+		if err != nil && !isRefusal(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// publish lets everybody use a connection on which this has been asked for. A claim that has come meanwhile asks
+// for itself.
 func (c *Client) publish(conn *Conn, told map[*kept]uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for k := range c.kept {
-		if version, isTold := told[k]; !isTold || version != k.version {
+		if version, isTold := told[k]; k.claim == nil && (!isTold || version != k.version) {
 			conn.send(k.request, nil)
 			signal(c.redo) // which finds out what has come of it
 		}
 	}
 	for k := range told {
-		if _, isKept := c.kept[k]; !isKept && !c.isKept(k.key) {
+		if _, isKept := c.kept[k]; !isKept && !c.isKept(k) {
 			conn.send(k.undo, nil)
 		}
 	}
@@ -189,43 +230,5 @@ func (a *Announcement) Set(ctx context.Context, value any) error {
 // Close deletes the entry. It does not wait: what the client asks afterwards is carried out afterwards.
 func (a *Announcement) Close() error {
 	a.end(true)
-	return nil
-}
-
-// A Claim is a part of the keyspace in which nobody else can write.
-type Claim struct{ kept }
-
-// Claim takes a key and all that lies below it for this client: nobody else can put or delete anything
-// there until the claim is closed or the client's connection ends. It is claimed again on each new
-// connection, before anything else is asked there. Where another one has claimed it, the error is
-// [ErrConflict].
-func (c *Client) Claim(ctx context.Context, key string) (*Claim, error) {
-	claim := &Claim{kept{client: c, key: key, undo: keyRequest("release", key)}}
-	claim.request = keyRequest("claim", key)
-	if err := c.keep(ctx, &claim.kept); err != nil {
-		return nil, fmt.Errorf("claim of %q: %w", key, err)
-	}
-	return claim, nil
-}
-
-// Key gives the key.
-func (claim *Claim) Key() string { return claim.key }
-
-// Rev is the revision of the claim, which grows from claim to claim of the same key.
-func (claim *Claim) Rev() uint64 { return claim.rev.Load() }
-
-// IsHeld tells whether the daemon has confirmed the claim on the connection that there is, as far as this
-// client knows. Where the connection was lost and somebody else was faster, it is asked for again until it
-// is free.
-func (claim *Claim) IsHeld() bool {
-	claim.client.mu.Lock()
-	defer claim.client.mu.Unlock()
-	conn := claim.client.conn
-	return conn != nil && conn.Err() == nil && claim.isHeld.Load()
-}
-
-// Close lets go. It does not wait: what the client asks afterwards is carried out afterwards.
-func (claim *Claim) Close() error {
-	claim.end(true)
 	return nil
 }

@@ -277,7 +277,7 @@ func (m *Mirror[T]) follow(ctx context.Context, conn *Conn) error {
 	// What was told since the last cut, which may be a whole state, from nothing on.
 	var told []Event
 	compactBeyond := inboxEventsMax
-	for {
+	for epoch := answer.epoch; ; {
 		// All that is there at once: who was slow is told the newest.
 		events, err := in.take(ctx, inboxAll)
 		if err != nil {
@@ -285,6 +285,7 @@ func (m *Mirror[T]) follow(ctx context.Context, conn *Conn) error {
 		}
 		for _, event := range events {
 			told = append(told, event)
+			epoch = event.epochAfter(epoch)
 			if event.Kind == EventReset {
 				told, isWhole = told[:0], true
 			}
@@ -301,7 +302,7 @@ func (m *Mirror[T]) follow(ctx context.Context, conn *Conn) error {
 			}
 			continue
 		}
-		cut := m.apply(told[:last], isWhole, Position{answer.epoch, told[last].Rev})
+		cut := m.apply(told[:last], isWhole, Position{epoch, told[last].Rev})
 		told, isWhole = append([]Event(nil), told[last+1:]...), false
 		m.tell(cut)
 	}

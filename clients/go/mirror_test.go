@@ -268,6 +268,40 @@ func TestASubscriptionGoesOnAfterACutAtEachByte(t *testing.T) {
 	}
 }
 
+// A reset may say that what follows belongs to another history. A place to go on from is one in that.
+func TestAResetMayTellAnotherHistory(t *testing.T) {
+	for _, c := range []struct{ epoch, want string }{{"", "e"}, {`,"epoch":"f"`, "f"}} {
+		f := newFake(t)
+		play := func() {
+			p := f.greet()
+			id := p.expect(wholeOfMirror)
+			p.answer(id, `"ok":true,"epoch":"e","rev":2`)
+			p.events(id, "a1 b2 s2")
+			p.event(id, `"event":"reset","rev":1`+c.epoch)
+			p.events(id, "a1 s3")
+			p.cut()
+			f.greet().expect(wholeOfMirror + fmt.Sprintf(`,"since":3,"epoch":%q`, c.want))
+		}
+		mirror, err := NewMirror(patient(t), newClient(t, f.address()), "x", Handlers[int]{})
+		check(t, err)
+		play()
+		mirror.View(func(view *View[int]) { equal(t, view.Position(), Position{c.want, 3}) })
+		equal(t, shown(mirror.Snapshot()), "a=1")
+
+		subscription := newClient(t, f.address()).Subscribe(patient(t), "x", Cuts)
+		told := make(chan Position)
+		go func() {
+			for event := range subscription.Events() {
+				if event.Kind == EventSync && event.Rev == 3 {
+					told <- event.Position
+				}
+			}
+		}()
+		play()
+		equal(t, <-told, Position{c.want, 3})
+	}
+}
+
 func TestASubscriptionThatWantsChangesOnly(t *testing.T) {
 	f := newFake(t)
 	client := newClient(t, f.address())

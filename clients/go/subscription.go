@@ -24,6 +24,15 @@ type Event struct {
 	// Position is where another subscription can go on, after this event. It is the zero Position while the
 	// current entries are told.
 	Position Position
+	epoch    string // of a reset: the history of what follows, where that may be another one
+}
+
+// epochAfter tells which history the next events belong to, if it has been this one so far.
+func (e *Event) epochAfter(epoch string) string {
+	if e.Kind == EventReset && e.epoch != "" {
+		return e.epoch
+	}
+	return epoch
 }
 
 // A Position is a point in the daemon's history. It may be kept over a restart of the program.
@@ -214,17 +223,19 @@ func (f *follower) follow(ctx context.Context, conn *Conn) error {
 	if f.changesOnly && !f.hasPosition {
 		f.position, f.hasPosition = Position{answer.epoch, answer.rev}, true
 	}
-	for {
+	for epoch := answer.epoch; ; {
 		events, err := in.take(ctx, 1)
 		if err != nil {
 			return err
 		}
-		if event := events[0]; event.Kind == EventSync {
-			f.position, f.hasPosition = Position{answer.epoch, event.Rev}, true
+		event := events[0]
+		epoch = event.epochAfter(epoch)
+		if event.Kind == EventSync {
+			f.position, f.hasPosition = Position{epoch, event.Rev}, true
 		} else if f.hasPosition {
 			f.position.Rev = event.Rev
 		}
-		if err := f.tell(events[0]); err != nil {
+		if err := f.tell(event); err != nil {
 			return err
 		}
 	}

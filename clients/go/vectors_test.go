@@ -155,7 +155,7 @@ func (s *story) out(a *actor, line string) {
 	want, err := readAnswer(line)
 	check(s.t, err)
 	event.Position = Position{}
-	equal(s.t, event, Event{Kind: EventKind(want.event), Key: want.key, Value: want.value, Rev: want.rev})
+	equal(s.t, event, Event{Kind: EventKind(want.event), Key: want.key, Value: want.value, Rev: want.rev, epoch: want.epoch})
 }
 
 // call makes the call whose request a line is.

@@ -11,11 +11,13 @@ with an unknown fate. What was refused or not sent is in neither, so it must not
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import hashlib
 import json
 import os
 import queue
 import random
+import signal
 import sys
 import threading
 import time
@@ -336,6 +338,8 @@ async def follower(stage: Stage) -> None:
 
 
 async def play(world: Any, part: str, name: str, seed: str, socket: str) -> None:
+    if world.name == "asyncio":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, show_tasks)
     # Less patience than a daemon may be away, so that calls fail as well.
     link = world.link(socket, name=f"{part} {name}", patience=0.15, pauses=(0.002, 0.1))
     stage = Stage(world, link, name, seed)
@@ -344,8 +348,17 @@ async def play(world: Any, part: str, name: str, seed: str, socket: str) -> None
     await {"announcer": announcer, "mirror": mirror, "follower": follower}[part](stage)
 
 
+def show_tasks() -> None:
+    """Says where each task stands."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
+
+
 def main() -> None:
     kind, part, name, seed, socket = sys.argv[1:]
+    # The test asks where a process stands that does not answer.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         if kind == "blocking":
             run(play(Blocking(), part, name, seed, socket))

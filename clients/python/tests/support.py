@@ -20,7 +20,8 @@ import tempfile
 import threading
 import time
 import unittest
-from typing import Any, Callable, List, Optional
+from collections import deque
+from typing import Any, Callable, Deque, List, Optional
 
 import nkv
 import nkv.aio
@@ -76,6 +77,8 @@ class Daemon:
         if address:
             self._command.append(address)
         self.address = ""
+        self.log: Deque[str] = deque(maxlen=50)
+        """The last lines that it has said, of all its runs."""
         self._process: Optional[subprocess.Popen[str]] = None
         self.start()
 
@@ -83,16 +86,25 @@ class Daemon:
         """Starts it, and waits until it serves."""
         self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
-        log = []
         for line in self._process.stderr:
-            log.append(line)
+            self.log.append(line)
             if "tcp:" in line or "127.0.0.1:" in line:
                 self.address = "127.0.0.1:" + line.split("127.0.0.1:")[1].split()[0].strip(",;")
             if "keeping " in line:
                 # Its log is read to the end, so that it never waits for a reader.
-                threading.Thread(target=_drain, args=(self._process.stderr,), daemon=True).start()
+                rest = self._process.stderr
+                threading.Thread(target=self._read, args=(rest,), daemon=True).start()
                 return
-        raise AssertionError(f"the daemon does not serve: {''.join(log)}")
+        raise AssertionError(f"the daemon does not serve: {''.join(self.log)}")
+
+    def _read(self, log: Any) -> None:
+        with log:
+            self.log.extend(log)
+
+    def state(self) -> str:
+        """What there is to know of the process."""
+        assert self._process is not None
+        return process_state(self._process)
 
     def end(self, kind: signal.Signals) -> None:
         """Ends it by a signal."""
@@ -117,9 +129,16 @@ class Daemon:
         shutil.rmtree(self.directory)
 
 
-def _drain(log: Any) -> None:
-    with log:
-        log.read()
+def process_state(process: Any) -> str:
+    """Whether a process runs, and in what state it is."""
+    if process.poll() is not None:
+        return f"process {process.pid} has ended with {process.returncode}"
+    try:
+        stat = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
+        state = stat.rpartition(")")[2].split()
+        return f"process {process.pid}: {state[0]}, {state[11]} + {state[12]} ticks of processor time"
+    except OSError:
+        return f"process {process.pid} runs"
 
 
 class Peer:

@@ -9,7 +9,8 @@ increments whose fate is unknown. What the processes do stands in `chaos_parts.p
 
 It takes 8 seconds, or as many as NKV_CHAOS_SECONDS says. What happens is drawn from a seed, which is printed
 where it fails; NKV_CHAOS_SEED sets it. It draws the same faults and requests again, but the system decides
-when they meet.
+when they meet. Where it fails it says as well what it was doing, how the daemon, the proxy and each process
+were then, and where the threads and tasks of the processes stood.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pathlib
 import queue
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +32,7 @@ from typing import Any, Dict, List
 
 import nkv
 from chaos_parts import COUNTER, digest
-from support import PATIENCE, Daemon, until
+from support import PATIENCE, Daemon, process_state, until
 
 PARTS = pathlib.Path(__file__).with_name("chaos_parts.py")
 
@@ -46,6 +48,7 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._last_order = ""
         self._answers: queue.Queue[Any] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -58,6 +61,7 @@ class Child:
 
     def order(self, order: str) -> None:
         assert self._process.stdin is not None
+        self._last_order = order
         try:
             self._process.stdin.write(f"{order}\n")
             self._process.stdin.flush()
@@ -65,9 +69,20 @@ class Child:
             pass  # It shows by its missing answer.
 
     def answer(self) -> Any:
-        answer = self._answers.get(timeout=PATIENCE)
+        try:
+            answer = self._answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            raise AssertionError(f"{self.name} has not answered {self._last_order!r}") from None
         assert answer is not None, f"{self.name} has ended, and has said why"
         return answer
+
+    def report(self) -> None:
+        """Says how it is, and has it say where it stands."""
+        _say(f"{self.name}: last told {self._last_order!r}, {process_state(self._process)}")
+        if self._process.poll() is None:
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                self._process.send_signal(number)
+                time.sleep(0.2)  # so that the processes don't talk over each other
 
     def ask(self, order: str) -> Any:
         self.order(order)
@@ -180,6 +195,8 @@ class Storm:
         path = os.path.join(self._daemon.directory, "proxy.sock")
         self._proxy = Proxy(path, self._daemon.socket, seed)
         self._reboots = 0
+        self._begun = time.monotonic()
+        self._doing = "the start"
         self.faults: Dict[str, int] = {}
 
         def start(part: str, count: int) -> List[Child]:
@@ -199,6 +216,25 @@ class Storm:
         self._proxy.end()
         self._daemon.__exit__()
 
+    def report(self) -> None:
+        """Says what there is to know where it has failed."""
+        lasted = time.monotonic() - self._begun
+        proxy = self._proxy
+        _say(f"{lasted:.1f} s after the start, during {self._doing}; faults so far: {self.faults}")
+        _say(f"load: {os.getloadavg()}; the daemon is {self._daemon.state()}, and said:")
+        _say("".join(self._daemon.log))
+        _say(
+            f"proxy: calm {proxy.is_calm}, {proxy.live} connections, {proxy.cuts} cuts, "
+            f"{proxy.bytes} bytes"
+        )
+        for child in self._writers + self._announcers + self._mirrors:
+            child.report()
+        try:
+            with nkv.Client.connect(self._daemon.socket, reply_timeout=5) as client:
+                _say(f"the daemon's clients: {client.clients()}")
+        except nkv.Error as error:
+            _say(f"the daemon does not tell its clients: {error}")
+
     def run(self, seconds: float) -> str:
         """Breaks things for so long, with quiet points in between and at the end."""
         end, quiet_points = time.monotonic() + seconds, 0
@@ -208,6 +244,7 @@ class Storm:
                 self._progress()
                 self._fault()
             self._progress()
+            self._doing = f"quiet point {quiet_points}"
             self._quiet()
             quiet_points += 1
             for child in self._writers + self._announcers:
@@ -220,6 +257,7 @@ class Storm:
 
     def _progress(self) -> None:
         until_bytes = self._proxy.bytes + self._random.randrange(1 << 18)
+        self._doing = f"the wait for byte {until_bytes}"
         until("bytes pass", lambda: self._proxy.bytes >= until_bytes)
 
     def _fault(self) -> None:
@@ -229,6 +267,7 @@ class Storm:
         if not kind:
             return
         self.faults[kind] = self.faults.get(kind, 0) + 1
+        self._doing = f"the fault {kind}"
         self._end_daemon(kind)
         if kind == "reboot":
             # What goes with the machine.
@@ -284,6 +323,7 @@ class Storm:
 
     def _finish(self) -> str:
         """The last quiet point, at which nothing may be there that nobody announces."""
+        self._doing = "the last quiet point"
         announced = self._quiet()
         expected = sorted(key for told in announced for key in told)
         with nkv.Client.connect(self._daemon.socket) as client:
@@ -295,6 +335,10 @@ class Storm:
         behind = [name for name, (_, resets, _) in accounts.items() if resets > 1]
         assert behind, "nobody was ever left behind"
         return f"cuts, resets, changes: {accounts}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _value(client: nkv.Client, key: str) -> Any:
@@ -310,7 +354,8 @@ class Chaos(unittest.TestCase):
         try:
             told = storm.run(seconds)
         except BaseException:
-            print(f"NKV_CHAOS_SEED={seed} {storm.faults}", file=sys.stderr)
+            _say(f"NKV_CHAOS_SEED={seed}")
+            storm.report()
             raise
         finally:
             storm.end()

@@ -334,46 +334,116 @@ class Links(Case):
         claim = '{"op":"claim","key":"c"}'
 
         async def scenario(world: Any) -> None:
-            is_again, is_claimed = threading.Event(), threading.Event()
+            is_again = threading.Event()
 
             def first(peer: Peer) -> None:
                 peer.hello()
-                peer.expect(claim, ',"rev":1')
                 peer.expect(present % 1, ',"rev":2')
                 peer.expect(present % 2, ',"rev":3')
+                peer.expect(claim, ',"rev":1')
 
             def second(peer: Peer) -> None:
+                # Claims come first, for the entry could lie in one.
                 peer.hello()
                 peer.expect(claim, ',"rev":1')
                 peer.expect(present % 2, ',"rev":3')
                 is_again.set()
                 peer.expect('{"op":"delete","key":"p"}', ',"deleted":1,"rev":4')
                 peer.expect('{"op":"ping"}', "")
-
-            def third(peer: Peer) -> None:
-                peer.hello()
-                # A refusal is no reason to be without a connection.
-                peer.line()
-                peer.say('{"id":2,"ok":false,"error":"conflict","message":"m"}')
-                # It is tried again, while nobody asks anything.
-                peer.expect(claim, ',"rev":9')
-                is_claimed.set()
                 peer.expect('{"op":"release","key":"c"}', ',"rev":10')
 
-            async with FakeDaemon(first, second, third) as daemon:
+            async with FakeDaemon(first, second) as daemon:
                 async with world.link(daemon.address, **QUICK) as link:
-                    claimed = await link.claim("c")
                     present_here = await link.announce("p", 1)
                     await present_here.set(2)
+                    claimed = await link.claim("c")
                     # Nobody asks anything, and yet there is another connection.
                     await world.blocked(lambda: is_again.wait(PATIENCE))
                     await link.client()
+                    self.assertTrue(claimed.is_held)
+                    self.assertFalse(await claimed.wait_until_lost(0))
                     await present_here.close()
                     await link.ping()
-                    await world.blocked(lambda: is_claimed.wait(PATIENCE))
                     await claimed.close()
+                    self.assertTrue(await claimed.wait_until_lost(PATIENCE))
 
         self.play(scenario)
+
+    def test_a_refused_announcement_is_made_again(self) -> None:
+        present = '{"op":"put","key":"p","value":1,"if_changed":true,"lifetime":"session"}'
+
+        async def scenario(world: Any) -> None:
+            is_there = threading.Event()
+
+            def first(peer: Peer) -> None:
+                peer.hello()
+                peer.expect(present, ',"rev":1')
+
+            def second(peer: Peer) -> None:
+                peer.hello()
+                # A refusal is no reason to be without a connection.
+                peer.line()
+                peer.say('{"id":2,"ok":false,"error":"limit","message":"m"}')
+                # It is tried again, while nobody asks anything.
+                peer.expect(present, ',"rev":2')
+                is_there.set()
+                peer.rest()
+
+            async with FakeDaemon(first, second) as daemon:
+                async with world.link(daemon.address, **QUICK) as link:
+                    await link.announce("p", 1)
+                    await world.blocked(lambda: is_there.wait(PATIENCE))
+
+        self.play(scenario)
+
+    def test_a_claim_is_lost_where_it_was_free(self) -> None:
+        claim, release = '{"op":"claim","key":"c"}', '{"op":"release","key":"c"}'
+        no = '{"id":2,"ok":false,"error":"conflict","message":"m"}'
+
+        def check(epoch: str, rev: int) -> None:
+            async def scenario(world: Any) -> None:
+                def first(peer: Peer) -> None:
+                    peer.hello()
+                    peer.expect(claim, ',"rev":3')
+
+                def second(peer: Peer) -> None:
+                    peer.hello(epoch)
+                    if rev:
+                        peer.expect(claim, f',"rev":{rev}')
+                    else:
+                        peer.line()
+                        peer.say(no)
+
+                def third(peer: Peer) -> None:
+                    # What is lost is not claimed again, but by who asks.
+                    peer.hello()
+                    peer.expect('{"op":"ping"}', "")
+                    peer.expect(claim, ',"rev":12')
+                    peer.expect(release, ',"rev":13')
+                    if rev:
+                        # It may have been granted on this connection.
+                        peer.expect(release, ',"rev":14')
+                    peer.expect('{"op":"ping"}', "")
+
+                async with FakeDaemon(first, second, third) as daemon:
+                    async with world.link(daemon.address, **QUICK) as link:
+                        claimed = await link.claim("c")
+                        self.assertTrue(await claimed.wait_until_lost(PATIENCE))
+                        self.assertFalse(claimed.is_held)
+                        self.assertEqual(claimed.rev, 3)
+                        self.assertEqual(isinstance(claimed.refusal, nkv.Conflict), not rev)
+                        await link.ping()
+                        async with await link.claim("c") as other:
+                            self.assertTrue(other.is_held)
+                            self.assertEqual(other.rev, 12)
+                        await claimed.close()
+                        await link.ping()
+
+            self.play(scenario)
+
+        check("e1", 9)
+        check("e2", 3)
+        check("e1", 0)
 
     def test_what_is_taken_back_meanwhile_is_not_there(self) -> None:
         async def scenario(world: Any) -> None:
@@ -459,6 +529,50 @@ class Subscriptions(Case):
                 )
 
         self.play(scenario)
+
+    def test_a_reset_may_tell_another_history(self) -> None:
+        def check(epoch: str, expected: str) -> None:
+            async def scenario(world: Any) -> None:
+                def tells(request: str) -> Callable[[Peer], None]:
+                    def script(peer: Peer) -> None:
+                        peer.hello()
+                        peer.expect(f"{request}}}", SUBSCRIBED)
+                        peer.say(put("c.a", "1", 1), put("c.b", "2", 2), event("sync", 5))
+                        peer.say(event("reset", 1, epoch), put("c.a", "1", 1), event("sync", 3))
+
+                    return script
+
+                def goes_on(request: str) -> Callable[[Peer], None]:
+                    place = f',"since":3,"epoch":"{expected}"}}'
+
+                    def script(peer: Peer) -> None:
+                        peer.hello()
+                        peer.expect(request + place, SUBSCRIBED)
+                        peer.rest()
+
+                    return script
+
+                request = '{"op":"subscribe","key":"c","cuts":true'
+                scripts = [tells(request), goes_on(request)] * 2
+                async with FakeDaemon(*scripts) as daemon:
+                    async with world.link(daemon.address, **QUICK) as link:
+                        async with link.subscribe("c", cuts=True) as events:
+                            async for found in events:
+                                if found == nkv.Sync(3):
+                                    break
+                            self.assertEqual(events.position, nkv.Position(3, expected))
+                            self.assertIsNone(await events.next(0.1))
+                        follower = link.follow("c")
+                        async for cut in follower:
+                            if cut.rev == 3:
+                                break
+                        self.assertEqual(dict(follower.view()), {"c.a": 1})
+                        self.assertIsNone(await follower.next(0.1))
+
+            self.play(scenario)
+
+        check("", "e1")
+        check('"epoch":"e2",', "e2")
 
     def test_a_cut_anywhere_loses_nothing(self) -> None:
         lines = [put("a", "1", 1), event("sync", 5), put("a", "2", 6), delete("b", 7)]

@@ -183,6 +183,7 @@ class Live(Case):
                 other = world.link(daemon.socket, **QUICK)
                 async with world.link(daemon.socket, **QUICK) as link:
                     claim = await link.claim("mine")
+                    rev = claim.rev
                     here = await link.announce("present.x", "starting")
                     await here.set("heating")
                     daemon.kill()
@@ -194,6 +195,8 @@ class Live(Case):
                     with self.assertRaises(nkv.Conflict):
                         await other.claim("mine")
                     await link.put("mine.a", 1)
+                    # It is the claim that it was.
+                    self.assertEqual((claim.is_held, claim.rev), (True, rev))
                     await claim.close()
                     await other.put("mine.a", 2)
                     await here.close()
@@ -213,6 +216,38 @@ class Live(Case):
         def _claims(daemon: Daemon) -> Any:
             with nkv.Client.connect(daemon.socket) as client:
                 return [found for found in client.clients() if found.get("claims") == ["mine"]]
+
+        self.play(scenario)
+
+    def test_a_claim_is_waited_for_and_lost(self) -> None:
+        async def scenario(world: Any) -> None:
+            with Daemon() as daemon:
+                other = world.link(daemon.socket, **QUICK)
+                async with world.link(daemon.socket, **QUICK) as link:
+                    first = await other.claim("net.eth0")
+                    with self.assertRaises(nkv.Conflict):
+                        await link.claim_when_free("net", 0.05)
+                    end = await world.apart(lambda: link.claim_when_free("net", PATIENCE))
+                    await world.blocked(
+                        lambda: until("it waits", lambda: _subscriptions(daemon) == 1)
+                    )
+                    await first.close()
+                    claim = await end()
+                    self.assertTrue(claim.is_held)
+                    with self.assertRaises(nkv.Denied):
+                        await other.put("net.eth0", 1)
+                    # A daemon that keeps nothing has let it go.
+                    daemon.kill()
+                    daemon.start()
+                    self.assertTrue(await claim.wait_until_lost(PATIENCE))
+                    self.assertIsNone(claim.refusal)
+                    await claim.close()
+                    self.assertTrue((await link.claim("net")).is_held)
+                await other.close()
+
+        def _subscriptions(daemon: Daemon) -> int:
+            with nkv.Client.connect(daemon.socket) as client:
+                return int(client.stats()["subscriptions"])
 
         self.play(scenario)
 

@@ -12,6 +12,7 @@ from unittest import mock
 import nkv
 import nkv.aio
 from nkv import _address, _client, _values, _wire
+from nkv._claimed import Grant, claims_about, is_in_the_way
 from nkv._events import Position
 from nkv._exchange import Exchange
 from nkv._replica import Gatherer, Replica
@@ -264,17 +265,54 @@ class Retries(unittest.TestCase):
         self.assertNotEqual(Backoff((1, 1)).pause(), Backoff((1, 1)).pause())
 
 
+class Claims(unittest.TestCase):
+    def test_what_becomes_of_a_claim_is_known(self) -> None:
+        # Each word is what the daemon says in the history after the @: a revision, or `no`.
+        for script, expected in [
+            ("", (0, False, False)),
+            ("no@e", (0, True, True)),
+            ("3@e 3@e", (3, False, False)),
+            ("3@e no@e", (3, True, True)),
+            ("3@e 9@e", (3, True, False)),
+            # A history in which it has the same revision by chance.
+            ("3@e 3@f", (3, True, False)),
+            # What is lost stays lost.
+            ("3@e no@e 3@e", (3, True, True)),
+            ("3@e 9@e 3@e", (3, True, False)),
+        ]:
+            grant = Grant()
+            for word in script.split():
+                said, _, epoch = word.partition("@")
+                grant.settle(nkv.Conflict("m") if said == "no" else int(said), epoch)
+            found = (grant.rev, grant.is_lost, grant.refusal is not None)
+            self.assertEqual(found, expected, script)
+
+    def test_claims_above_and_below_are_in_the_way(self) -> None:
+        self.assertEqual(claims_about("net.eth0"), "$claims.net")
+        self.assertEqual(claims_about("net"), "$claims.net")
+        for entry, expected in [
+            ("$claims.net.eth0", True),
+            ("$claims.net", True),
+            ("$claims.net.eth0.mtu", True),
+            ("$claims.net.eth1", False),
+            ("$claims.net.eth00", False),
+            ("$claims.ne", False),
+            ("net.eth0", False),
+        ]:
+            self.assertIs(is_in_the_way(entry, "net.eth0"), expected, entry)
+
+
 class Copies(unittest.TestCase):
     """`a=1@5` is a put, `-a@5` a delete, `s5` a sync, `r5` a reset, `lost` a lost connection."""
 
     def play(self, script: str) -> Any:
         replica: Replica[int] = Replica(_whole_number)
-        gatherer, cuts = Gatherer(None, "e"), []
+        gatherer, cuts = Gatherer(None), []
         for word in script.split():
             if word == "lost":
-                gatherer = Gatherer(replica.position, "e")
+                gatherer = Gatherer(replica.position)
                 continue
-            told = gatherer.push(_event(word))
+            told = gatherer.push(_event(word), "e")
             if told is not None:
                 cut = replica.apply(told)
                 cuts.append(" ".join(["anew"] * cut.is_reset + [_shown(c) for c in cut.changes]))
@@ -323,8 +361,8 @@ def _whole_number(value: Any) -> int:
 
 
 def _told(script: str) -> Any:
-    gatherer = Gatherer(Position(0, "e"), "e")
-    return [gatherer.push(_event(word)) for word in script.split()][-1]
+    gatherer = Gatherer(Position(0, "e"))
+    return [gatherer.push(_event(word), "e") for word in script.split()][-1]
 
 
 def _event(word: str) -> nkv.Event:

@@ -14,7 +14,7 @@ from ._replica import Cut, View
 from ._threads import Threads, run
 from ._values import Entry, Written
 from ._world import World
-from .errors import Error
+from .errors import Error, ServerError
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Client")
@@ -235,11 +235,17 @@ class Link(Commands):
     def claim(self, key: str) -> Claim:
         """Takes a key and all that lies below it for this link: nobody else can write there.
 
-        It is claimed again on each new connection, until what this returns is closed. The daemon holds
-        it for this process for 10 s. Where somebody else has claimed it after that, writing there is
-        `Denied`, and it is tried again. Raises `Conflict` where somebody else has it now.
+        Until what this returns is closed, or lost (see `Claim`). Raises `Conflict` where somebody else has
+        claimed it, or something above or below it.
         """
         return Claim(run(self._within.claim(key)))
+
+    def claim_when_free(self, key: str, timeout: Optional[float] = None) -> Claim:
+        """As `claim`, but where somebody else is in the way it waits until the key is free.
+
+        For so many seconds, or for ever; then it raises `Conflict`. Of several that wait one gets it.
+        """
+        return Claim(run(self._within.claim_when_free(key, timeout)))
 
     def subscribe(
         self,
@@ -349,13 +355,50 @@ class Announcement:
 
 
 class Claim:
-    """A key that is claimed, with all below it, as long as this and the link have a connection."""
+    """A key that is claimed, with all below it, as long as this and the link have a connection.
+
+    On each new connection the link claims again, before anything else is done there. Over a restart of the
+    daemon the claim stays for 10 s, which a link uses to come back: it is the same claim then, and nobody
+    else had it in between. After a connection that was lost for another reason, or for longer, it has been
+    free. Then it is lost, whether somebody else has it or the link was quicker: somebody else may have
+    written there. What is lost stays so: to go on, make another one.
+    """
 
     def __init__(self, within: _link.Claim) -> None:
         """Made by `Link.claim`."""
         self._within = within
         self.key = within.key
         """The key."""
+
+    @property
+    def rev(self) -> int:
+        """The revision of the claim.
+
+        In one history it grows from claim to claim of the key, whoever makes them, so it tells of two who have
+        done something in the name of the claim who is the later.
+        """
+        return self._within.rev
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the link has the claim now, and nobody else has had it since this was made.
+
+        As far as can be known: it is not while there is no connection.
+        """
+        return self._within.is_held
+
+    @property
+    def refusal(self) -> Optional[ServerError]:
+        """Why the daemon has not given it back, where it was lost that way."""
+        return self._within.refusal
+
+    def wait_until_lost(self, timeout: Optional[float] = None) -> bool:
+        """Waits until somebody else has the claim, or may have had it, since this was made.
+
+        For so many seconds, or for ever, and tells whether it is so. It is so as well when this or the link
+        is closed. While there is no connection it waits for the next.
+        """
+        return run(self._within.wait_until_lost(timeout))
 
     def close(self) -> None:
         """Lets go of it."""

@@ -61,7 +61,7 @@ class Feed:
         self._refused = Backoff(_REFUSED_PAUSES)
         self._not_before = 0.0
         self.epoch = ""
-        """The history of this connection."""
+        """The history of what is told now."""
         self.rev = 0
         """The keyspace's revision when this subscription began."""
         self.error: Optional[Error] = None
@@ -119,6 +119,9 @@ class Feed:
                     await client.ping()
                 elif fields.get("sub") == self._number:
                     event = _events.read(fields)
+                    if isinstance(event, Reset):
+                        # What follows may belong to another history.
+                        self.epoch = fields.get("epoch", self.epoch)
                     if event is not None:
                         return event
         except Error as error:

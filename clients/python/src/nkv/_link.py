@@ -15,19 +15,20 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type, TypeVar, Union
 
 from . import _wire
+from ._claimed import Grant, claims_about, is_in_the_way
 from ._client import Client, Commands, Options
-from ._events import Position
+from ._events import Delete, Position, Reset
 from ._feed import Subscription, silence_of
 from ._loop import Loop
 from ._mirror import Follower, Handlers, Mirror
 from ._retry import Attempts, Backoff, is_passing
 from ._values import Written
 from ._wire import Request
-from ._world import Connection, Task, World, sooner
-from .errors import ConnectError, Disconnected, Error, ServerError, Unanswered, again
+from ._world import Connection, Task, World, after, left, sooner
+from .errors import Conflict, ConnectError, Disconnected, Error, ServerError, Unanswered, again
 
 T = TypeVar("T")
 L = TypeVar("L", bound="Link")
@@ -36,12 +37,23 @@ _KEEPER_SECONDS = 1.0
 """How long the keeper waits where it is refused."""
 
 
+_WAITING_PAUSES = (0.1, 5.0)
+"""Between attempts to claim what somebody else has, where nothing tells that it is free."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """What is asked for on each new connection, and how it is taken back."""
 
     request: Request[Any]
     undo: Request[Any]
+    grant: Optional[Grant] = None
+    """What has become of it, where it is a claim."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is asked for no more."""
+        return self.grant is not None and self.grant.is_lost
 
 
 class Link(Commands):
@@ -114,12 +126,42 @@ class Link(Commands):
     async def claim(self, key: str) -> Claim:
         """Takes a key and all that lies below it for this link: nobody else can write there.
 
-        It is claimed again on each new connection, until what this returns is closed. The daemon holds
-        it for this process for 10 s. Where somebody else has claimed it after that, writing there is
-        `Denied`, and it is tried again. Raises `Conflict` where somebody else has it now.
+        Until what this returns is closed, or lost (see `Claim`). Raises `Conflict` where somebody else has
+        claimed it, or something above or below it.
         """
-        standing = Standing(_wire.claim(key), _wire.release(key))
-        return Claim(self, await self._stand(standing), key)
+        standing = Standing(_wire.claim(key), _wire.release(key), Grant())
+        return Claim(self, await self._stand(standing), key, standing)
+
+    async def claim_when_free(self, key: str, timeout: Optional[float] = None) -> Claim:
+        """As `claim`, but where somebody else is in the way it waits until the key is free.
+
+        For so many seconds, or for ever; then it raises `Conflict`. Of several that wait one gets it.
+        """
+        deadline = after(timeout)
+        backoff = Backoff(_WAITING_PAUSES)
+        news: Optional[Subscription] = None
+        try:
+            while True:
+                try:
+                    return await self.claim(key)
+                except Conflict:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise
+                pause = time.monotonic() + backoff.pause()
+                until = pause if deadline is None else min(pause, deadline)
+                try:
+                    if news is None:
+                        # What has become free before is found by looking once more.
+                        news = self.subscribe(claims_about(key), changes_only=True)
+                        await news.begin()
+                    else:
+                        await _end_in_the_way(news, key, until)
+                except ServerError:
+                    # The rules may hide who claims what.
+                    await self._sleep(until)
+        finally:
+            if news is not None:
+                await news.close()
 
     def subscribe(
         self,
@@ -242,11 +284,26 @@ class Link(Commands):
         """Takes back what was asked for, where nobody else asks for the same."""
         with self._lock:
             standing = self._standing.pop(number, None)
-            others = {other.undo.body for other in self._standing.values()}
+            others = self._kept()
             client = self._client
-        if standing is not None and client is not None and standing.undo.body not in others:
+        self._changed.notify()
+        if standing is None or (standing.grant is not None and standing.grant.refusal is not None):
+            return
+        if client is not None and standing.undo.body not in others:
             # Without a connection the daemon lets it go by itself.
             await _try(client, standing.undo)
+
+    def _kept(self) -> Set[str]:
+        """How that would be taken back which is not to be. Called under the lock."""
+        return {other.undo.body for other in self._standing.values() if not other.is_lost}
+
+    async def _sleep(self, until: float) -> None:
+        """Waits until then, or until the link is closed."""
+        while not self._is_closed:
+            wait = until - time.monotonic()
+            if wait <= 0:
+                return
+            await self._changed.wait(self._changed.count, wait)
 
     async def _ask_standing(self, number: int) -> None:
         # To ask for it twice does no harm: it is this link's alone.
@@ -255,8 +312,8 @@ class Link(Commands):
         while True:
             client = await self._connected(deadline)
             try:
-                await self._ask_newest(client, number)
-                return
+                if await self._ask_newest(client, number):
+                    return
             except Error as error:
                 attempts.failed(error, client.epoch, time.monotonic() < deadline)
 
@@ -299,7 +356,9 @@ class Link(Commands):
             client = await self._client_type._dial(self._world, self._options, self._made)
             with self._lock:
                 before = dict(self._standing)
-            is_refused = await self._ask_all(client, list(before))
+            # Claims first: the entries may lie in what is claimed.
+            numbers = sorted(before, key=lambda number: before[number].grant is None)
+            is_refused = await self._ask_all(client, numbers)
             with self._lock:
                 if self._is_closed:
                     raise Disconnected("the link is closed")
@@ -307,7 +366,8 @@ class Link(Commands):
                 self._is_refused = is_refused
                 self._since = time.monotonic()
                 made = self._client
-                kept = {standing.undo.body for standing in self._standing.values()}
+                kept = self._kept()
+                gone = [before[number] for number in numbers if number not in self._standing]
         except Error as error:
             if isinstance(error, Unanswered):
                 # That was no request of the caller's.
@@ -324,7 +384,7 @@ class Link(Commands):
             with self._lock:
                 self._is_connecting = False
             self._changed.notify()
-        for standing in before.values():
+        for standing in gone:
             if standing.undo.body not in kept:
                 await _try(made, standing.undo)
 
@@ -345,16 +405,40 @@ class Link(Commands):
                 is_refused = True
         return is_refused
 
-    async def _ask_newest(self, client: Client, number: int) -> None:
-        """Asks until it was what is to stand, for somebody may change that meanwhile."""
+    async def _ask_newest(self, client: Client, number: int) -> bool:
+        """Asks until it was what is to stand, for somebody may change that meanwhile.
+
+        Tells whether the answer counts: another connection may know better by now what became of a claim.
+        """
         asked = None
         while True:
             with self._lock:
                 standing = self._standing.get(number)
             if standing is None or standing.request is asked:
-                return
+                return True
+            if standing.is_lost:
+                if standing.grant is not None and standing.grant.refusal is not None:
+                    raise again(standing.grant.refusal)
+                return True
             asked = standing.request
-            await client._ask(asked)
+            refusal: Optional[ServerError] = None
+            try:
+                outcome = await client._ask(asked)
+            except ServerError as error:
+                outcome = refusal = error
+            if standing.grant is not None and not self._settle(client, standing.grant, outcome):
+                return False
+            if refusal is not None:
+                raise refusal
+
+    def _settle(self, client: Client, grant: Grant, outcome: Union[int, ServerError]) -> bool:
+        """Takes down what came of a claim, on the newest connection that there has been."""
+        with self._lock:
+            if client._connection is not self._connection:
+                return False
+            grant.settle(outcome, client.epoch)
+        self._changed.notify()
+        return True
 
     async def _keep(self) -> None:
         """Makes the connection anew whenever it is lost, until the link is closed."""
@@ -374,7 +458,14 @@ class Link(Commands):
                 if again is None:
                     await client.ping()
                 else:
-                    self._is_refused = await self._ask_all(client, list(self._standing))
+                    with self._lock:
+                        # What is claimed is claimed, and claims that were refused are lost.
+                        announced = [
+                            number
+                            for number, standing in self._standing.items()
+                            if standing.grant is None
+                        ]
+                    self._is_refused = await self._ask_all(client, announced)
             except Error:
                 await client.close()
 
@@ -412,14 +503,66 @@ class Announcement:
 
 
 class Claim:
-    """A key that is claimed, with all below it, as long as this and the link have a connection."""
+    """A key that is claimed, with all below it, as long as this and the link have a connection.
 
-    def __init__(self, link: Link, number: int, key: str) -> None:
+    On each new connection the link claims again, before anything else is done there. Over a restart of the
+    daemon the claim stays for 10 s, which a link uses to come back: it is the same claim then, and nobody
+    else had it in between. After a connection that was lost for another reason, or for longer, it has been
+    free. Then it is lost, whether somebody else has it or the link was quicker: somebody else may have
+    written there. What is lost stays so: to go on, make another one.
+    """
+
+    def __init__(self, link: Link, number: int, key: str, standing: Standing) -> None:
         """Made by `Link.claim`."""
+        assert standing.grant is not None
         self._link = link
         self._number = number
+        self._grant = standing.grant
         self.key = key
         """The key."""
+
+    @property
+    def rev(self) -> int:
+        """The revision of the claim.
+
+        In one history it grows from claim to claim of the key, whoever makes them, so it tells of two who have
+        done something in the name of the claim who is the later.
+        """
+        return self._grant.rev
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the link has the claim now, and nobody else has had it since this was made.
+
+        As far as can be known: it is not while there is no connection.
+        """
+        client = self._link._client
+        return not self._is_lost() and client is not None and not client.is_closed()
+
+    @property
+    def refusal(self) -> Optional[ServerError]:
+        """Why the daemon has not given it back, where it was lost that way."""
+        return self._grant.refusal
+
+    async def wait_until_lost(self, timeout: Optional[float] = None) -> bool:
+        """Waits until somebody else has the claim, or may have had it, since this was made.
+
+        For so many seconds, or for ever, and tells whether it is so. It is so as well when this or the link
+        is closed. While there is no connection it waits for the next.
+        """
+        deadline = after(timeout)
+        while True:
+            seen = self._link._changed.count
+            if self._is_lost():
+                return True
+            wait = left(deadline)
+            if wait == 0:
+                return False
+            await self._link._changed.wait(seen, wait)
+
+    def _is_lost(self) -> bool:
+        link = self._link
+        return self._grant.is_lost or self._number not in link._standing or link._is_closed
 
     async def close(self) -> None:
         """Lets go of it."""
@@ -435,6 +578,16 @@ class Claim:
 def _session_put(key: str, value: Any) -> Request[Written]:
     # Where the very entry is there still, after a restart, nobody is told of a change that is none.
     return _wire.put(key, value, if_changed=True, lifetime="session")
+
+
+async def _end_in_the_way(news: Subscription, key: str, until: float) -> None:
+    """Waits until something is released that may be in the way, but no longer than this."""
+    while True:
+        event = await news.next(left(until))
+        if event is None or isinstance(event, Reset):
+            return
+        if isinstance(event, Delete) and is_in_the_way(event.key, key):
+            return
 
 
 async def _try(client: Client, request: Request[Any]) -> None:

@@ -46,7 +46,7 @@ class Follower(Generic[T]):
         self._world = world
         self._feed = Feed(world, options, pattern, exact, cuts=True)
         self._replica = Replica(parse)
-        self._gatherer = Gatherer(None, "")
+        self._gatherer = Gatherer(None)
 
     def view(self) -> View[T]:
         """One state of the copy, to be read as a whole."""
@@ -77,14 +77,14 @@ class Follower(Generic[T]):
                 since = self._replica.position
                 if not await self._feed.open(deadline, True, since):
                     return None
-                self._gatherer = Gatherer(since, self._feed.epoch)
+                self._gatherer = Gatherer(since)
             try:
                 event = await self._feed.event(deadline)
             except Disconnected:
                 continue
             if event is None:
                 return None
-            told = self._gatherer.push(event)
+            told = self._gatherer.push(event, self._feed.epoch)
             if told is not None:
                 return self._replica.apply(told)
         return None

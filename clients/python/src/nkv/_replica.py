@@ -136,17 +136,16 @@ class Told:
 class Gatherer:
     """What has been told since the last cut, on one connection."""
 
-    def __init__(self, since: Optional[Position], epoch: str) -> None:
+    def __init__(self, since: Optional[Position]) -> None:
         self._events: List[Union[Put, Delete]] = []
         self._is_whole = since is None
         self._is_first = True
-        self._epoch = epoch
 
-    def push(self, event: Event) -> Optional[Told]:
-        """Takes an event, and gives what was gathered where that is whole."""
+    def push(self, event: Event, epoch: str) -> Optional[Told]:
+        """Takes an event of a history, and gives what was gathered where that is whole."""
         if isinstance(event, Sync):
             told = Told(
-                self._events, self._is_whole, self._is_first, Position(event.rev, self._epoch)
+                self._events, self._is_whole, self._is_first, Position(event.rev, epoch)
             )
             self._events, self._is_whole, self._is_first = [], False, False
             return told
