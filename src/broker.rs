@@ -72,7 +72,7 @@ const INPUT_BYTES_KEPT: usize = 4 << 10;
 const OUT_BYTES: usize = 256;
 /// How many bytes of events are made ahead of being written. More would make a slow subscriber's
 /// events staler and its buffer larger; less would mean more system calls for one that keeps up.
-const EVENT_CHUNK_BYTES: usize = 16 << 10;
+const EVENT_CHUNK_BYTES: usize = 8 << 10;
 
 /// What a broker is to be.
 #[derive(Clone, Debug)]
