@@ -309,6 +309,7 @@ impl Pattern {
     /// The star nearest to the key's end that stands for one of its segments decides. What follows that
     /// star up to the next is fixed. The key stands before that text, within it, or behind it; in the last
     /// case all below the star's segment is done with.
+    #[cfg(feature = "server")]
     pub(crate) fn skip(&self, key: KeyRef<'_>, target: &mut String) -> bool {
         target.clear();
         if self.stands_for_any_first() && key.is_reserved() {
