@@ -27,9 +27,9 @@ const (
 // A reading is what a connection has to know to be read. A goroutine of its own reads it, so that events are taken in
 // and its end is noticed while nobody asks anything. But to be woken by another goroutine costs more than all the rest
 // of a request. So where one request quickly follows the other, one at a time, and nobody waits for events, the reader
-// stands back: who asks writes the request and reads the answer itself. The reader looks every millisecond what has become of that. It reads again
-// where nothing has been asked since, or where a caller still reads that did so the last time: an answer that takes
-// long is awaited together with the end of the caller's context.
+// stands back: who asks writes the request and reads the answer itself. The reader looks every millisecond what has
+// become of that. It reads again where nothing has been asked since, or where a caller still reads that did so the last
+// time: an answer that takes long is awaited together with the end of the caller's context.
 type reading struct {
 	// Whoever's turn it is.
 	buffer           []byte
