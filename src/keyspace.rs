@@ -20,14 +20,14 @@
 //! What a turn changes can be undone until it is kept ([`Keyspace::begin`], [`Keyspace::roll_back`]):
 //! storage may turn out not to take it, and then it must not have happened.
 //!
-//! The index is appended to and searched by bisection; stale pairs are swept out when they outnumber
-//! the live ones, so an append costs a constant on average. Left out: a linked list through the
-//! slots, which would need no sweep, but could not be searched by revision, and every follower would
-//! have to be moved when the slot that it stands on moves.
+//! The index is appended to and searched by bisection, and swept a little with each change. Left out: a
+//! linked list through the slots, which would need no sweep, but could not be searched by revision, and
+//! every follower would have to be moved when the slot that it stands on moves.
 //!
 //! Nothing here reads a clock, does input or output, or knows who follows.
 
 mod accounts;
+mod index;
 mod leases;
 mod lookup;
 mod order;
@@ -41,6 +41,7 @@ use crate::key::{Key, KeyRef, Pattern};
 use crate::wire::{Lifetime, Payload, Stored};
 
 use accounts::Charges;
+use index::Index;
 use leases::{Lease, Leases};
 use lookup::Lookup;
 use order::Order;
@@ -77,7 +78,7 @@ pub struct Keyspace {
     slots: Slab<Slot>,
     order: Order,
     lookup: Lookup,
-    index: Vec<Pair>,
+    index: Index,
     leases: Leases,
     /// The last revision that was given.
     rev: u64,
@@ -115,14 +116,6 @@ pub enum Class {
 /// A slot's number, in half the memory: there is one for every key, twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place(u32);
-
-/// One pair of the change index, in 12 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pair {
-    /// The revision's high and low half.
-    rev: [u32; 2],
-    place: Place,
-}
 
 #[derive(Debug)]
 struct Slot {
@@ -179,7 +172,7 @@ impl Keyspace {
             slots: Slab::new(),
             order: Order::default(),
             lookup: Lookup::default(),
-            index: Vec::new(),
+            index: Index::default(),
             leases: Leases::default(),
             rev: 0,
             totals: Totals::default(),
@@ -369,8 +362,7 @@ impl Keyspace {
     /// Every step is given with its revision, so that the caller can count them: a stale pair comes
     /// without its change.
     pub fn changes_after(&self, rev: u64) -> impl Iterator<Item = (u64, Option<Change<'_>>)> {
-        let start = self.index.partition_point(|pair| pair.rev() <= rev);
-        self.index[start..].iter().map(|pair| {
+        self.index.after(rev).map(|pair| {
             let (rev, slot) = (pair.rev(), pair.slot());
             let live = self.slots.get(slot).filter(|entry| entry.rev == rev);
             (
@@ -390,15 +382,13 @@ impl Keyspace {
         if self.totals.tombstones <= self.tombstones_max {
             return;
         }
-        let mut position = self
-            .index
-            .partition_point(|pair| pair.rev() <= self.tombstones_after);
-        while self.totals.tombstones > self.tombstones_max {
-            let Some(pair) = self.index.get(position) else {
+        let index = std::mem::take(&mut self.index);
+        let mut dropped = 0;
+        for pair in index.after(self.tombstones_after) {
+            if self.totals.tombstones <= self.tombstones_max {
                 break;
-            };
+            }
             let (rev, slot) = (pair.rev(), pair.slot());
-            position += 1;
             self.tombstones_after = rev;
             let is_tombstone = self
                 .slots
@@ -408,9 +398,13 @@ impl Keyspace {
                 let entry = self.take_slot(slot);
                 self.totals.leave(&entry);
                 self.floor = rev;
+                dropped += 1;
             }
         }
-        self.sweep();
+        self.index = index;
+        for _ in 0..dropped {
+            self.index.sweep(&self.slots);
+        }
     }
 
     /// Panics where the views disagree. For tests: it looks at everything.
@@ -422,12 +416,6 @@ impl Keyspace {
         for (slot, entry) in &self.slots {
             let key = &entry.key;
             assert_eq!(self.slot_of(key.as_str()), Some(slot));
-            assert!(
-                self.index
-                    .binary_search_by_key(&(entry.rev, slot), Pair::both)
-                    .is_ok(),
-                "{key} is indexed"
-            );
             totals.join(entry);
             if entry.value.is_none() {
                 assert!(entry.rev > self.floor && entry.rev > self.tombstones_after);
@@ -438,8 +426,7 @@ impl Keyspace {
         let slots = self.slots.iter().map(|(_, slot)| slot);
         let charges = Charges::of_all(slots);
         assert!(self.charges.iter().eq(charges.iter()));
-        assert!(self.index.is_sorted_by_key(Pair::both));
-        assert!(self.index.len() <= 2 * self.slots.len() + INDEX_SLACK);
+        self.index.assert_invariants(&self.slots);
         assert!(self.floor <= self.rev);
         self.leases.assert_invariants();
     }
@@ -490,22 +477,7 @@ impl Keyspace {
     }
 
     fn append(&mut self, slot: usize) {
-        self.index.push(Pair::new(self.rev, slot));
-        self.sweep();
-    }
-
-    /// Keeps the index within twice the slots and a constant.
-    fn sweep(&mut self) {
-        if self.index.len() <= 2 * self.slots.len() + INDEX_SLACK {
-            return;
-        }
-        let slots = &self.slots;
-        self.index.retain(|pair| {
-            slots
-                .get(pair.slot())
-                .is_some_and(|entry| entry.rev == pair.rev())
-        });
-        self.index.shrink_to(2 * self.slots.len() + INDEX_SLACK);
+        self.index.push(self.rev, slot, &self.slots);
     }
 }
 
@@ -516,28 +488,6 @@ impl Place {
 
     fn slot(self) -> usize {
         self.0 as usize
-    }
-}
-
-impl Pair {
-    #[expect(clippy::cast_possible_truncation, reason = "the halves make the whole")]
-    fn new(rev: u64, slot: usize) -> Pair {
-        Pair {
-            rev: [(rev >> 32) as u32, rev as u32],
-            place: Place::new(slot),
-        }
-    }
-
-    fn rev(&self) -> u64 {
-        u64::from(self.rev[0]) << 32 | u64::from(self.rev[1])
-    }
-
-    fn slot(&self) -> usize {
-        self.place.slot()
-    }
-
-    fn both(&self) -> (u64, usize) {
-        (self.rev(), self.slot())
     }
 }
 
@@ -646,9 +596,6 @@ fn parts<'a>(payload: &'a Payload<'_>) -> (&'a [u8], Form) {
         Payload::Bytes(bytes) => (bytes, Form::Bytes),
     }
 }
-
-/// How many pairs beyond twice the slots the index may have before it is swept.
-const INDEX_SLACK: usize = 1024;
 
 #[cfg(test)]
 mod tests {

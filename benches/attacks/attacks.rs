@@ -156,7 +156,7 @@ pub(crate) const ALL: &[Attack] = &[
             "the same with a pattern of 250 stars over 20,000 keys of 250 segments",
             memory(CONNECTIONS, 0, 0, 0, 0),
             |ground| {
-                let list = format!(r#"{{"op":"get","key":"{}x"}}"#, "*.".repeat(249));
+                let list = format!(r#"{{"op":"get","key":"{}x"}}"#, "*.".repeat(250));
                 flood(ground, CROWD, b"", &line(list.as_bytes()), Appetite::All);
             },
         ),
@@ -241,7 +241,7 @@ pub(crate) const ALL: &[Attack] = &[
                 "batches of deletions by a pattern of 250 stars over 20,000 keys",
                 memory(CONNECTIONS, 0, 0, 0, BUFFERED),
                 |ground| {
-                    let stars = format!(r#"{{"op":"delete","key":"{}x"}}"#, "*.".repeat(249));
+                    let stars = format!(r#"{{"op":"delete","key":"{}x"}}"#, "*.".repeat(250));
                     let delete = std::iter::repeat_n(stars, 3);
                     flood(ground, 16, b"", &batch(delete), Appetite::All);
                 },

@@ -105,7 +105,7 @@ impl Keyspace {
         for slot in old {
             self.remove_slot(slot);
         }
-        self.rebuild_index();
+        self.index.rebuild(&self.slots);
         self.drop_tombstones();
         self.keep();
     }

@@ -14,7 +14,7 @@ use crate::wire::Lifetime;
 
 use super::accounts::Charges;
 use super::leases::Lease;
-use super::{Account, Class, Form, Keyspace, Pair, Slot, Time, Totals};
+use super::{Account, Class, Form, Keyspace, Slot, Time, Totals};
 
 /// What a turn has changed so far. Does nothing, and costs nothing, while it is off.
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ impl Keyspace {
         self.turn.renewed.clear();
         self.turn.bytes = 0;
         // Pairs that were stale may be live again, and may have been swept out.
-        self.rebuild_index();
+        self.index.rebuild(&self.slots);
         self.begin();
     }
 
@@ -137,14 +137,6 @@ impl Keyspace {
     #[must_use]
     pub fn renewed(&self) -> &[Key] {
         &self.turn.renewed
-    }
-
-    pub(super) fn rebuild_index(&mut self) {
-        let slots = self.slots.iter();
-        self.index.clear();
-        self.index
-            .extend(slots.map(|(slot, entry)| Pair::new(entry.rev, slot)));
-        self.index.sort_unstable_by_key(Pair::both);
     }
 }
 
