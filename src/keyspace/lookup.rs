@@ -2,10 +2,11 @@
 //!
 //! Among very many keys what counts is how often memory has to be waited for. A way down the ordered map
 //! reads the texts of some keys in each node, and each text stands somewhere else. Here it is the table,
-//! the slot and the one key. The places are all that the table holds, for the keys are in the slots.
+//! the slot and the one key. The table holds a place and the key's hash, for the key is in the slot.
 //!
-//! It is made of many small tables, which grow one at a time: to grow a table is to hash all keys
-//! in it again, and no single request should have to wait until that is done for a million.
+//! No single request should have to wait until a table has grown for a million keys. So there are many small
+//! tables, which grow one at a time, and by the hashes alone: to read the keys again, each from somewhere
+//! else in memory, took thirty times as long.
 //!
 //! Keys come from anyone, so they are hashed with numbers that nobody knows.
 
@@ -22,9 +23,20 @@ const TABLES: usize = 64;
 /// The places of all keys.
 #[derive(Debug)]
 pub(super) struct Lookup {
-    tables: [HashTable<Place>; TABLES],
+    tables: [HashTable<Known>; TABLES],
     hasher: RandomState,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    hash: Hash,
+    place: Place,
+}
+
+/// Half of what the hasher gives: a table takes its lowest and its highest bits, and those between
+/// choose the table. They are enough for some thirty million keys; with more, chains get longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hash(u32);
 
 impl Default for Lookup {
     fn default() -> Lookup {
@@ -37,24 +49,27 @@ impl Default for Lookup {
 
 impl Lookup {
     pub(super) fn find(&self, key: &str, slots: &Slab<Slot>) -> Option<Place> {
-        let hash = self.hasher.hash_one(key);
-        let is_its = |place: &Place| slots[place.slot()].key.as_str() == key;
-        self.tables[table_of(hash)].find(hash, is_its).copied()
+        let hash = self.hash(key);
+        let is_its =
+            |known: &Known| known.hash == hash && slots[known.place.slot()].key.as_str() == key;
+        let known = self.tables[hash.table()].find(hash.wide(), is_its)?;
+        Some(known.place)
     }
 
     /// Takes in the place of a slot whose key isn't known yet.
     pub(super) fn insert(&mut self, place: Place, slots: &Slab<Slot>) {
-        let hasher = &self.hasher;
-        let hash_of = |place: &Place| hasher.hash_one(slots[place.slot()].key.as_str());
-        let hash = hash_of(&place);
-        self.tables[table_of(hash)].insert_unique(hash, place, hash_of);
+        let hash = self.hash(slots[place.slot()].key.as_str());
+        let table = &mut self.tables[hash.table()];
+        table.insert_unique(hash.wide(), Known { hash, place }, |known| {
+            known.hash.wide()
+        });
     }
 
     /// Takes out the place of a slot, which is still there.
     pub(super) fn remove(&mut self, place: Place, slots: &Slab<Slot>) {
-        let hash = self.hasher.hash_one(slots[place.slot()].key.as_str());
-        let found = self.tables[table_of(hash)].find_entry(hash, |other| *other == place);
-        if let Ok(entry) = found {
+        let hash = self.hash(slots[place.slot()].key.as_str());
+        let table = &mut self.tables[hash.table()];
+        if let Ok(entry) = table.find_entry(hash.wide(), |known| known.place == place) {
             entry.remove();
         }
     }
@@ -62,9 +77,20 @@ impl Lookup {
     pub(super) fn len(&self) -> usize {
         self.tables.iter().map(HashTable::len).sum()
     }
+
+    fn hash(&self, key: &str) -> Hash {
+        let hash = self.hasher.hash_one(key);
+        Hash((hash >> 32) as u32)
+    }
 }
 
-/// The table for a hash, by bits that the table itself doesn't go by.
-fn table_of(hash: u64) -> usize {
-    usize::from(hash.to_le_bytes()[6]) % TABLES
+impl Hash {
+    fn table(self) -> usize {
+        (self.0 >> 19) as usize % TABLES
+    }
+
+    /// As a table wants it.
+    fn wide(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
 }
