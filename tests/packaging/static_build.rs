@@ -11,8 +11,8 @@ use crate::{root, run, script, target};
 /// What a static `nkv-server` may have at most.
 const SERVER_BYTES: u64 = 700 << 10;
 
-/// What it may hold in memory when nobody asks, its code included: without journals, and with them after
-/// it has served. The kernel counts a program's file in pieces of 64 KiB, of which `packaging/static.ld`
+/// What it may hold in memory, its code included: without journals, when a client has come, asked nothing
+/// of it and left; and with them, after it has served. The kernel counts a program's file in pieces of 64 KiB, of which `packaging/static.ld`
 /// keeps some out.
 const IDLE_KIBIBYTES: u64 = 512;
 const SERVED_KIBIBYTES: u64 = 650;
@@ -27,6 +27,7 @@ const INTERPRETER: u32 = 3;
 fn x86_64_is_static_and_works() {
     if build("x86_64", X86_64) && cfg!(target_arch = "x86_64") {
         let in_memory = Server::start(&[], &programs("x86_64"), &["--in-memory"]);
+        in_memory.is_there();
         let idle = in_memory.resident_kibibytes();
         assert!(idle <= IDLE_KIBIBYTES, "{idle} KiB when idle");
         let server = Server::start(&[], &programs("x86_64"), &[]);
@@ -150,6 +151,13 @@ impl Server {
             starter,
             programs: programs.to_owned(),
         }
+    }
+
+    /// It answers.
+    fn is_there(&self) {
+        let mut client = Client::unix(&self.directory.path().join("nkv.sock"));
+        let response = client.do_it(r#"{"op":"ping"}"#);
+        assert_eq!(response["ok"], true, "{response}");
     }
 
     /// Both programs do what they are for.
