@@ -129,6 +129,16 @@ impl Bench {
         Ok(fleet)
     }
 
+    /// All servers that keep nothing on the disk, and the floor. They sleep.
+    pub(crate) fn fleet_and_floor(&self) -> io::Result<Vec<Server>> {
+        let mut fleet = self.fleet(Keeping::Memory)?;
+        if let Some(floor) = self.start(peer::FLOOR, Keeping::Memory)? {
+            floor.pause()?;
+            fleet.push(floor);
+        }
+        Ok(fleet)
+    }
+
     /// Does the same with each server of the fleet in turn, in each placement, so many rounds, and
     /// keeps the figures. `prepare` is done once for a placement; None leaves the server out.
     pub(crate) fn compare<T>(

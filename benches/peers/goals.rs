@@ -125,7 +125,7 @@ pub(crate) fn table(results: &Results) -> String {
     let mut lines = String::new();
     for goal in &GOALS {
         for ours in subjects(results, goal) {
-            if let Some((measured, wanted, holds)) = judge(results, ours, &goal.bound) {
+            if let Some(judgement) = judge(results, ours, &goal.bound) {
                 let Series {
                     case,
                     what,
@@ -133,10 +133,16 @@ pub(crate) fn table(results: &Results) -> String {
                     peer,
                     ..
                 } = ours;
+                let Judgement {
+                    measured,
+                    wanted,
+                    holds,
+                    floor,
+                } = judgement;
                 let verdict = if holds { "yes" } else { "**no**" };
                 let _ = writeln!(
                     lines,
-                    "| {peer}, {}: {what} | {cores} | {wanted} | {measured} | {verdict} |",
+                    "| {peer}, {}: {what} | {cores} | {wanted} | {measured} | {verdict} | {floor} |",
                     case.name
                 );
             }
@@ -146,7 +152,8 @@ pub(crate) fn table(results: &Results) -> String {
         return lines;
     }
     format!(
-        "| goal | cores | wanted | measured | holds |\n| --- | --- | --- | --- | --- |\n{lines}"
+        "| goal | cores | wanted | measured | holds | floor |\n\
+         | --- | --- | --- | --- | --- | --- |\n{lines}"
     )
 }
 
@@ -167,18 +174,36 @@ fn subjects<'a>(results: &'a Results, goal: &Goal) -> Vec<&'a Series> {
     }
 }
 
-/// What was measured, what is wanted, and whether that holds.
-fn judge(results: &Results, ours: &Series, bound: &Bound) -> Option<(String, String, bool)> {
+struct Judgement {
+    measured: String,
+    wanted: String,
+    holds: bool,
+    /// The floor's ratio to the same peer, where there is one.
+    floor: String,
+}
+
+impl Judgement {
+    fn new(measured: String, wanted: String, holds: bool) -> Judgement {
+        Judgement {
+            measured,
+            wanted,
+            holds,
+            floor: String::new(),
+        }
+    }
+}
+
+fn judge(results: &Results, ours: &Series, bound: &Bound) -> Option<Judgement> {
     let show = |value| ours.unit.show(value);
     let median = ours.median();
     match *bound {
         Bound::AtMost(most) => {
             let wanted = format!("at most {}", show(most));
-            Some((show(median), wanted, median <= most))
+            Some(Judgement::new(show(median), wanted, median <= most))
         }
         Bound::AtLeast(least) => {
             let wanted = format!("at least {}", show(least));
-            Some((show(median), wanted, median >= least))
+            Some(Judgement::new(show(median), wanted, median >= least))
         }
         Bound::OfBest(part) => against(results, ours, results.best_peer(ours)?, part),
         Bound::Of(peer, part) => against(results, ours, results.find(ours, peer)?, part),
@@ -189,17 +214,12 @@ fn judge(results: &Results, ours: &Series, bound: &Bound) -> Option<(String, Str
             })?;
             let ratio = median / other.median();
             let wanted = format!("at most {part} of {case}");
-            Some((format!("{ratio:.2}"), wanted, ratio <= part))
+            Some(Judgement::new(format!("{ratio:.2}"), wanted, ratio <= part))
         }
     }
 }
 
-fn against(
-    results: &Results,
-    ours: &Series,
-    theirs: &Series,
-    part: f64,
-) -> Option<(String, String, bool)> {
+fn against(results: &Results, ours: &Series, theirs: &Series, part: f64) -> Option<Judgement> {
     let ratio = results.ratio(theirs)?;
     let (bound, holds) = if ours.unit.more_is_better() {
         ("at least", ratio.median >= part)
@@ -210,9 +230,11 @@ fn against(
         "{:.2} ({:.2} to {:.2})",
         ratio.median, ratio.least, ratio.most
     );
-    Some((
+    let floor = results.ratio_of("floor", theirs);
+    Some(Judgement {
         measured,
-        format!("{bound} {part} of {}", theirs.peer),
+        wanted: format!("{bound} {part} of {}", theirs.peer),
         holds,
-    ))
+        floor: floor.map_or(String::new(), |floor| format!("{:.2}", floor.median)),
+    })
 }

@@ -31,9 +31,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bench::{Bench, Options};
+use peer::floor;
 use results::Results;
 
 fn main() -> ExitCode {
+    let mut first = std::env::args_os().skip(1);
+    if first.next().is_some_and(|word| word == floor::ARGUMENT) {
+        let socket = first.next().unwrap_or_default();
+        return end(floor::serve(Path::new(&socket)));
+    }
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let arguments = match Arguments::parse(&mut words) {
         Ok(Some(arguments)) => arguments,
@@ -43,7 +49,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(arguments) {
+    end(run(arguments))
+}
+
+fn end(result: io::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -58,7 +68,7 @@ cargo bench --bench peers -- [OPTIONS]
   --quick          smaller and shorter, to see that it works
   --rounds N       rounds of each measure [7, quick 2]
   --only NAME,...  only these measures
-  --peers NAME,... nkv beside these only
+  --peers NAME,... nkv beside these only, and the floor
   --cores one|two  the server and the load on one core only, or on two only
   --json FILE      writes all samples
   --svg FILE       draws the ratios, and how things grow

@@ -4,6 +4,7 @@
 //! its file, and in docs/performance.md.
 
 mod etcd;
+pub(crate) mod floor;
 mod mosquitto;
 mod nats;
 mod nkv;
@@ -23,6 +24,17 @@ pub(crate) const ALL: [&dyn Peer; 6] = [
     &mosquitto::Mosquitto,
     &etcd::Etcd,
 ];
+
+/// What no server can do without. It stands beside them where requests and events are measured, and is
+/// never the best of them.
+pub(crate) const FLOOR: &dyn Peer = &floor::Floor;
+
+/// All that there may be figures of, in the order in which they are shown.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    let all = |is_nkv| ALL.into_iter().filter(move |peer| peer.is_nkv() == is_nkv);
+    let in_order = all(true).chain([FLOOR]).chain(all(false));
+    in_order.map(|peer| peer.name())
+}
 
 /// Whether a system is of interest only for its size, its memory and its start.
 pub(crate) fn is_variant(peer: &dyn Peer) -> bool {

@@ -115,8 +115,8 @@ fn print_figures(results: &Results, figures: &[&Series]) {
 
 /// Where a system stands among all.
 fn place_of(name: &str) -> usize {
-    let place = peer::ALL.iter().position(|peer| peer.name() == name);
-    place.unwrap_or(peer::ALL.len())
+    let place = peer::names().position(|known| known == name);
+    place.unwrap_or(usize::MAX)
 }
 
 fn share(series: &Series) -> String {
@@ -193,7 +193,11 @@ pub(crate) fn page(bench: &Bench) -> String {
     page += &programs.collect::<String>();
     let goals = goals::table(&bench.results);
     if !goals.is_empty() {
-        let _ = write!(page, "\n## What nkv is to reach\n\n{goals}");
+        let _ = write!(
+            page,
+            "\n## What nkv is to reach\n\nThe last column has what the \
+             [floor](performance.md#how-it-is-measured) reaches of the same peer's.\n\n{goals}"
+        );
     }
     let figures = table(&bench.results);
     let _ = write!(
@@ -207,9 +211,7 @@ pub(crate) fn page(bench: &Bench) -> String {
 /// A table in Markdown: a line for each figure, a column for each system, and nkv's ratio to the best
 /// of the others.
 fn table(results: &Results) -> String {
-    let peers: Vec<&str> = peer::ALL
-        .iter()
-        .map(|peer| peer.name())
+    let peers: Vec<&str> = peer::names()
         .filter(|name| results.series.iter().any(|series| series.peer == *name))
         .collect();
     let mut table = format!("| | cores | {} | nkv/best |\n", peers.join(" | "));

@@ -102,7 +102,7 @@ impl Series {
 
     /// Whether it is no system that one could pick in place of nkv.
     pub(crate) fn is_reference(&self) -> bool {
-        self.peer == "the disk" || self.peer.starts_with("nkv")
+        ["the disk", "floor"].contains(&self.peer) || self.peer.starts_with("nkv")
     }
 }
 
@@ -195,10 +195,15 @@ impl Results {
 
     /// nkv's figure divided by the peer's, of the same rounds.
     pub(crate) fn ratio(&self, peers: &Series) -> Option<Spread> {
-        let ours = self.find(peers, "nkv")?;
-        let rounds = ours.samples.iter().zip(&peers.samples);
+        self.ratio_of("nkv", peers)
+    }
+
+    /// The same for another system than nkv.
+    pub(crate) fn ratio_of(&self, system: &str, peers: &Series) -> Option<Spread> {
+        let its = self.find(peers, system)?;
+        let rounds = its.samples.iter().zip(&peers.samples);
         // Nothing can be said of what is a part of nothing.
-        let ratios = rounds.map(|(ours, theirs)| ours / theirs);
+        let ratios = rounds.map(|(its, theirs)| its / theirs);
         Spread::of(ratios).filter(|ratio| ratio.least.is_finite() && ratio.most.is_finite())
     }
 }

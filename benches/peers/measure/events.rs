@@ -7,7 +7,7 @@ use crate::bench::{Bench, rate, shares};
 use crate::connection::{Buffer, Connection, Request, Swarm};
 use crate::machine::{Elapsed, Stopwatch};
 use crate::measure::{VALUE, fresh_topic};
-use crate::peer::{Keeping, Role};
+use crate::peer::Role;
 use crate::results::{Case, Figure, Unit, quantile};
 use crate::server::Server;
 
@@ -21,7 +21,7 @@ const FLOOD_AHEAD: usize = 3;
 const FLOOD_SUBSCRIBERS: usize = 100;
 
 pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
-    let fleet = bench.fleet(Keeping::Memory)?;
+    let fleet = bench.fleet_and_floor()?;
     put_to_event(bench, &fleet)?;
     for subscribers in [100, 500] {
         put_to_last(bench, &fleet, subscribers)?;

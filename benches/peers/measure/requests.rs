@@ -10,7 +10,7 @@ use crate::bench::{Bench, rate};
 use crate::connection::{Buffer, Connection, Request, Swarm};
 use crate::machine::{Elapsed, Stopwatch};
 use crate::measure::VALUE;
-use crate::peer::{Keeping, Role};
+use crate::peer::Role;
 use crate::results::{Case, Figure};
 use crate::server::Server;
 
@@ -18,7 +18,7 @@ use crate::server::Server;
 const SHAPES: [(usize, usize); 4] = [(1, 1), (50, 1), (1, 64), (50, 16)];
 
 pub(crate) fn measure(bench: &mut Bench) -> io::Result<()> {
-    let fleet = bench.fleet(Keeping::Memory)?;
+    let fleet = bench.fleet_and_floor()?;
     let time = bench.round_time();
     for (connections, depth) in SHAPES {
         for is_put in [false, true] {
