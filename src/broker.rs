@@ -42,7 +42,7 @@ use crate::access::{Grants, Rules};
 use crate::journal::{Figures, Writable};
 use crate::key::{KeyError, KeyRef, Pattern};
 use crate::keyspace::{Class, Keyspace, Owner, Time};
-use crate::session::{Counters, LastEvent, Session, Skip, Steps};
+use crate::session::{Counters, RecentEvents, Session, Skip, Steps};
 use crate::watch::Watch;
 use crate::wire::{ErrorCode, Id, Limits, Reply, Request};
 
@@ -120,7 +120,7 @@ pub struct Broker {
     /// Connections that have ended and may still own entries.
     departed: VecDeque<Owner>,
     owners: u64,
-    last_event: LastEvent,
+    recent: RecentEvents,
     counters: Counters,
     /// What the request at hand takes beyond what each does, in steps.
     extra: Cell<u32>,
@@ -166,7 +166,7 @@ impl Broker {
             due: Vec::new(),
             departed: VecDeque::new(),
             owners: 0,
-            last_event: LastEvent::default(),
+            recent: RecentEvents::default(),
             counters: Counters::default(),
             extra: Cell::new(0),
             started: now,
@@ -483,6 +483,7 @@ impl Broker {
     /// a turn's delivery is done.
     pub fn end_turn(&mut self) {
         self.ledger.next_turn();
+        self.recent.end_turn();
         self.keyspace.drop_tombstones();
     }
 

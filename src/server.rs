@@ -316,7 +316,7 @@ impl Server {
             self.obey();
             self.accept();
             self.broker.expire(self.now);
-            self.crowded_since = (self.active.len() > 1).then(Instant::now);
+            self.crowded_since = None;
             self.read();
             self.gather(&mut events)?;
             self.commit();
@@ -606,8 +606,7 @@ impl Server {
 
     /// Phase 4: makes the turn's changes safe, or does without those that can't be.
     fn commit(&mut self) {
-        let has_changed = self.broker.keyspace().rev() > self.broker.committed_rev();
-        let start = has_changed.then(Instant::now);
+        let start = self.broker.keyspace().has_changed().then(Instant::now);
         let mut tries = 0;
         while self
             .storage
@@ -664,7 +663,7 @@ impl Server {
     fn deliver(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
-        self.crowded_since = (due.len() > 1).then(Instant::now);
+        self.crowded_since = None;
         for number in due.drain(..) {
             let is_late = || is_over(&mut self.crowded_since, TURN_TIME);
             let Some(share) = self.broker.share(number, is_late) else {

@@ -15,6 +15,7 @@
 //! written in one piece at the end.
 
 mod large;
+mod recent;
 mod subscription;
 
 use std::collections::VecDeque;
@@ -30,7 +31,8 @@ use crate::wire::Id;
 use subscription::Teller;
 
 pub(crate) use large::{Large, LargeEvents};
-pub(crate) use subscription::{LastEvent, Sees, Start, Subscription};
+pub(crate) use recent::RecentEvents;
+pub(crate) use subscription::{Sees, Start, Subscription};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +116,7 @@ pub(crate) struct Source<'a> {
     /// How many bytes of events may be pending, about.
     pub(crate) chunk: usize,
     pub(crate) steps: &'a mut Steps,
-    pub(crate) last: &'a mut LastEvent,
+    pub(crate) recent: &'a mut RecentEvents,
     pub(crate) counters: &'a mut Counters,
     /// Tells of a key whether it may be seen; without it all may. Of others nothing is told.
     pub(crate) sees: Option<&'a Sees<'a>>,

@@ -293,8 +293,9 @@ impl From<u64> for Id<'static> {
 
 /// Appends a JSON string.
 pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
-    let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
-    if text.bytes().all(plain) {
+    let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // All of it, without a branch for each byte.
+    if !text.bytes().fold(false, |any, byte| any | special(byte)) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');

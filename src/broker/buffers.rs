@@ -130,7 +130,7 @@ impl Broker {
             // Each connection gets on by an event at least, whatever others of its user hold.
             chunk: room.map_or(1, |_| EVENT_CHUNK_BYTES),
             steps: &mut share.steps,
-            last: &mut self.last_event,
+            recent: &mut self.recent,
             counters: &mut self.counters,
             sees: sees.as_ref().map(|sees| sees as &Sees<'_>),
             larges: &mut held.larges,

@@ -27,14 +27,6 @@ pub(crate) struct Teller<'a> {
     pub(crate) wants: Option<u64>,
 }
 
-/// The last event of a put that was made, as far as it is the same for all subscribers. A change is often
-/// told to many, one after the other, and a revision names it.
-#[derive(Debug, Default)]
-pub(crate) struct LastEvent {
-    rev: u64,
-    end: Vec<u8>,
-}
-
 /// Values longer than this are not kept for the next subscriber.
 const VALUE_BYTES_KEPT: usize = 4 << 10;
 /// Events of values longer than this are large.
@@ -273,12 +265,9 @@ impl Teller<'_> {
         } else if length > VALUE_BYTES_KEPT {
             EventLine::put(self.out, sub, key, entry.value, entry.rev);
         } else {
-            let LastEvent { rev, end } = &mut *self.source.last;
-            if *rev != entry.rev {
-                *rev = entry.rev;
-                end.clear();
-                EventLine::put_end(end, key, entry.value, entry.rev);
-            }
+            let end = self.source.recent.of(entry.rev, |out| {
+                EventLine::put_end(out, key, entry.value, entry.rev);
+            });
             self.out.reserve(SUB_BYTES + end.len());
             EventLine::begin(self.out, sub);
             self.out.extend_from_slice(end);

@@ -154,12 +154,9 @@ impl EventLine {
     /// The part of a put's line that is the same for all subscriptions.
     pub(crate) fn put_end(out: &mut Vec<u8>, key: &str, value: Stored<'_>, rev: u64) {
         out.reserve(key.len() + value.len() + EVENT_BYTES);
-        Reply { out }
-            .text("event", "put")
-            .text("key", key)
-            .stored(value)
-            .number("rev", rev)
-            .end();
+        out.extend_from_slice(b",\"event\":\"put\",\"key\":");
+        write_string(out, key);
+        Reply { out }.stored(value).number("rev", rev).end();
     }
 
     /// A covered key is gone.
