@@ -145,8 +145,7 @@ pub struct Server {
     active: Vec<usize>,
     /// The number of this turn.
     turn: u64,
-    /// When this phase of the turn has begun, where more than one connection wants something of it.
-    crowded_since: Option<Instant>,
+    phase: Phase,
     /// How long the last commit took.
     commit_time: Duration,
     /// Connections that are being delivered to; empty between turns.
@@ -190,6 +189,13 @@ struct Connection {
     active: bool,
     /// The last turn in which it had its share.
     served: u64,
+}
+
+/// The time that a phase of a turn has taken, where more than one connection wants something of it.
+#[derive(Debug, Default)]
+struct Phase {
+    since: Option<Instant>,
+    is_late: bool,
 }
 
 impl Server {
@@ -249,7 +255,7 @@ impl Server {
             connections: Vec::new(),
             active: Vec::new(),
             turn: 0,
-            crowded_since: None,
+            phase: Phase::default(),
             commit_time: Duration::ZERO,
             due: Vec::new(),
             waiting: Vec::new(),
@@ -316,7 +322,7 @@ impl Server {
             self.obey();
             self.accept();
             self.broker.expire(self.now);
-            self.crowded_since = None;
+            self.phase = Phase::default();
             self.read();
             self.gather(&mut events)?;
             self.commit();
@@ -547,7 +553,7 @@ impl Server {
             };
             let is_full = self.broker.keyspace().turn_bytes() > TURN_BYTES_MAX;
             let patience = self.commit_time.clamp(TURN_TIME, TURN_TIME_MAX);
-            let is_late = || is_over(&mut self.crowded_since, patience);
+            let is_late = || self.phase.is_late(patience);
             if is_full || !self.broker.may_ask(number, is_late) {
                 // It stays active, and comes first in the next turn.
                 self.active.push(number);
@@ -663,9 +669,9 @@ impl Server {
     fn deliver(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
-        self.crowded_since = None;
+        self.phase = Phase::default();
         for number in due.drain(..) {
-            let is_late = || is_over(&mut self.crowded_since, TURN_TIME);
+            let is_late = || self.phase.is_late(TURN_TIME);
             let Some(share) = self.broker.share(number, is_late) else {
                 self.waiting.push(number);
                 continue;
@@ -855,6 +861,18 @@ impl Running {
     }
 }
 
+impl Phase {
+    /// Whether so much time has gone by since this was asked first. Once that is so the clock is not read
+    /// any more.
+    fn is_late(&mut self, patience: Duration) -> bool {
+        if !self.is_late {
+            let now = Instant::now();
+            self.is_late = now - *self.since.get_or_insert(now) > patience;
+        }
+        self.is_late
+    }
+}
+
 impl Connection {
     /// Asks the kernel to say when there is room to write, or not to any more.
     fn await_room(&mut self, wanted: bool, registry: &Registry, number: usize) {
@@ -909,12 +927,6 @@ fn group_id(name: &str) -> Result<u32, BindError> {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
         _ => Err(BindError::UnknownGroup(name.to_owned())),
     }
-}
-
-/// Whether so much time of a phase of a turn has gone by; it begins now where it has not begun yet.
-fn is_over(since: &mut Option<Instant>, patience: Duration) -> bool {
-    let now = Instant::now();
-    now - *since.get_or_insert(now) > patience
 }
 
 /// Whether accepting failed for want of something that may be there again later.
