@@ -322,7 +322,7 @@ impl Server {
             self.obey();
             self.accept();
             self.broker.expire(self.now);
-            self.phase = Phase::default();
+            self.phase = Phase::begin(self.active.len());
             self.read();
             self.gather(&mut events)?;
             self.commit();
@@ -669,7 +669,7 @@ impl Server {
     fn deliver(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.broker.take_due(&mut due);
-        self.phase = Phase::default();
+        self.phase = Phase::begin(due.len());
         for number in due.drain(..) {
             let is_late = || self.phase.is_late(TURN_TIME);
             let Some(share) = self.broker.share(number, is_late) else {
@@ -862,8 +862,15 @@ impl Running {
 }
 
 impl Phase {
-    /// Whether so much time has gone by since this was asked first. Once that is so the clock is not read
-    /// any more.
+    /// So many connections want something of it.
+    fn begin(connections: usize) -> Phase {
+        Phase {
+            since: (connections > 1).then(Instant::now),
+            is_late: false,
+        }
+    }
+
+    /// Whether so much time has gone by. Once that is so the clock is not read any more.
     fn is_late(&mut self, patience: Duration) -> bool {
         if !self.is_late {
             let now = Instant::now();
