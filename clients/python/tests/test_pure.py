@@ -139,12 +139,24 @@ class Values(unittest.TestCase):
             first, second = map(_wire.entry, _wire.parse(line.encode())["entries"])
             self.assertEqual((first.raw, first.value), (raw, value))
             self.assertEqual((second.raw, second.value, second.ttl), (b"\xff", b"\xff", 1.5))
+            for begin, end, lifetime, ttl in [
+                ("", "", "durable", None),
+                ("", ',"lifetime":"boot"', "boot", None),
+                ("", ',"lifetime":"boot","ttl_ms":500', "boot", 0.5),
+                (" ", ' , "new":[] , "lifetime":"boot"', "boot", None),
+            ]:
+                line = f'{{"entries":[{{"key":"a.b","value":{begin}{raw},"rev":7{end}}}]}}'
+                (entry,) = map(_wire.entry, _wire.parse(line.encode())["entries"])
+                self.assertEqual(entry, nkv.Entry("a.b", value, 7, raw, lifetime, ttl))
 
     def test_what_is_no_line_is_told(self) -> None:
         for line in (
             b"", b"[]", b"1", b"{", b'{"value"', b'{"value":', b'{"value":1', b'{"value":1,}',
             b'{"value":1}x', b'{"value":NaN}', b'{"base64":"A"}', b'{"entries":{"value":1}}',
-            b'{"entries":["value"]}', b'["value"]', b'\xff', b'{"value":' + b"[" * 100000,
+            b'{"entries":["value"]}', b'["value"]',
+            b'{"entries":[{"key":"a","value":1,"rev":1]}', b'{"entries":[{"key":"a","value":1,"rev":1}',
+            b'{"entries":[{"key":"a","value":NaN,"rev":1}]}', b'{"entries":[{"key":"a","value":1,"rev":01}]}',
+            b'\xff', b'{"value":' + b"[" * 100000,
         ):  # fmt: skip
             with self.assertRaises(nkv.ProtocolError, msg=line[:30]):
                 _wire.parse(line)

@@ -185,6 +185,9 @@ def parse(line: bytes) -> Fields:
 # Most fields are like this, and one look tells all of them. What is not goes the long way.
 _PLAIN = re.compile(r'"([^"\\]*)":("[^"\\\x00-\x1f]*"|0|[1-9][0-9]{0,17}|true|false)([,}])').match
 _NAME = re.compile(r'"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*').match
+# Most entries of a list are like this, around their values.
+_ENTRY = re.compile(r'\{"key":"([^"\\\x00-\x1f]*)","value":(?=\S)').match
+_ENTRY_END = re.compile(r',"rev":([1-9][0-9]{0,17})(?:,"lifetime":"([a-z]+)")?\}').match
 _WORDS = {"true": True, "false": False}
 
 
@@ -234,7 +237,7 @@ def _entries(text: str, at: int) -> Tuple[List[Fields], int]:
     if text[at] == "]":
         return entries, at + 1
     while True:
-        fields, at = _object(text, at)
+        fields, at = _plain_entry(text, at) or _object(text, at)
         entries.append(fields)
         at = _past_space(text, at)
         end = text[at]
@@ -244,6 +247,21 @@ def _entries(text: str, at: int) -> Tuple[List[Fields], int]:
         if end != ",":
             raise ValueError("neither the next entry nor the end")
         at = _past_space(text, at)
+
+
+def _plain_entry(text: str, at: int) -> Optional[Tuple[Fields, int]]:
+    begin = _ENTRY(text, at)
+    if begin is None:
+        return None
+    start = begin.end()
+    value, at = decode(text, start)
+    end = _ENTRY_END(text, at)
+    if end is None:
+        return None
+    fields = {"key": begin[1], "value": Value(value, text[start:at]), "rev": int(end[1])}
+    if end[2] is not None:
+        fields["lifetime"] = end[2]
+    return fields, end.end()
 
 
 def _past_space(text: str, at: int) -> int:
