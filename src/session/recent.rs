@@ -2,9 +2,9 @@
 //!
 //! What changes in a turn is often told to many, one subscriber after the other, each from the first change
 //! to the last. A put's event is the same for all of them, but for its beginning, and a revision names it. So
-//! those of a turn are kept until the next one, as far as they are few bytes; of more, the last.
+//! a turn's events are kept while it lasts, and for longer where they are few.
 
-/// When the events have so many bytes, they make room for others.
+/// When the events have so many bytes, all make room for the next.
 const BYTES_MAX: usize = 32 << 10;
 /// What is kept of memory from one turn to the next.
 const BYTES_KEPT: usize = 4 << 10;
@@ -25,8 +25,7 @@ impl RecentEvents {
             Ok(at) => at,
             Err(at) => {
                 if at < self.ends.len() || self.bytes.len() >= BYTES_MAX {
-                    self.ends.clear();
-                    self.bytes.clear();
+                    self.forget();
                 }
                 make(&mut self.bytes);
                 self.ends.push((rev, self.bytes.len()));
@@ -40,11 +39,15 @@ impl RecentEvents {
     /// Ends a turn.
     pub(crate) fn end_turn(&mut self) {
         if self.bytes.len() > BYTES_KEPT || self.ends.len() > ENDS_KEPT {
-            self.ends.clear();
-            self.bytes.clear();
+            self.forget();
         }
         self.bytes.shrink_to(BYTES_KEPT);
         self.ends.shrink_to(ENDS_KEPT);
+    }
+
+    fn forget(&mut self) {
+        self.ends.clear();
+        self.bytes.clear();
     }
 }
 
