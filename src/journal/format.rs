@@ -203,7 +203,8 @@ impl Record<'_> {
             RecordOp::Delete => Restored::Deleted(class),
             RecordOp::Displace => Restored::Displaced(class),
             RecordOp::Renew => {
-                Restored::Renewed(Time(self.deadline.ok_or_else(|| missing("deadline"))?))
+                let deadline = self.deadline.ok_or_else(|| missing("deadline"))?;
+                Restored::Renewed(class, Time(deadline))
             }
         })
     }

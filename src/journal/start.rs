@@ -157,9 +157,17 @@ impl Loading<'_> {
             after_power_cut,
         };
         let keyspace = &mut *self.keyspace;
-        let found = recovery::read(reading, |key, rev, record| {
-            keyspace.restore(key, rev, record);
+        let mut takes_over = false;
+        let mut found = recovery::read(reading, |key, rev, record| {
+            takes_over |= keyspace.restore(key, rev, record);
         })?;
+        found.other_lost |= takes_over;
+        if found.other_lost {
+            warn!(
+                "{} counts on what the other journal has lost",
+                path.display()
+            );
+        }
         if let Some(tail) = &found.tail {
             if tail.has_sound_lines {
                 // Not as a second name: the file itself is shortened.

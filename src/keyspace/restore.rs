@@ -26,15 +26,23 @@ pub enum Restored<'a> {
     Deleted(Class),
     /// From this revision on it is not kept in the place of this class.
     Displaced(Class),
-    /// Its deadline was set anew at this revision.
-    Renewed(Time),
+    /// The deadline was set anew of what was put at this revision and is kept here.
+    Renewed(Class, Time),
 }
 
 impl Keyspace {
     /// Takes in one record of a key at a revision. [`Keyspace::restored`] comes last.
-    pub fn restore(&mut self, key: KeyRef<'_>, rev: u64, record: &Restored<'_>) {
+    ///
+    /// Returns whether it took the place of an entry of the other class. Where all of that class was
+    /// taken in before, a record is missing there: the one that displaces the entry.
+    pub fn restore(&mut self, key: KeyRef<'_>, rev: u64, record: &Restored<'_>) -> bool {
         let known = self.slot_of(key.as_str());
         let known_rev = known.map_or(0, |slot| self.slots[slot].rev);
+        let holder = known
+            .map(|slot| &self.slots[slot])
+            .filter(|entry| entry.value.is_some())
+            .map(|entry| Class::of(entry.lifetime));
+        let mut successor = None;
         match record {
             Restored::Put {
                 payload,
@@ -59,6 +67,7 @@ impl Keyspace {
                 entry.account = *account;
                 entry.rev = rev;
                 self.join(slot);
+                successor = Some(Class::of(*lifetime));
             }
             Restored::Deleted(class) if rev > known_rev => {
                 let slot = self.restored_slot(known, key.to_key());
@@ -71,16 +80,21 @@ impl Keyspace {
                     Class::Boot => Lifetime::Boot,
                 };
                 self.join(slot);
+                successor = Some(*class);
             }
             Restored::Displaced(class) => {
-                let Some(slot) = known else { return };
-                if Class::of(self.slots[slot].lifetime) == *class && known_rev < rev {
+                if let Some(slot) = known
+                    && Class::of(self.slots[slot].lifetime) == *class
+                    && known_rev < rev
+                {
                     self.remove_slot(slot);
                 }
             }
-            Restored::Renewed(deadline) => {
-                let Some(slot) = known else { return };
-                if known_rev == rev && self.slots[slot].value.is_some() {
+            Restored::Renewed(class, deadline) => {
+                if let Some(slot) = known
+                    && holder == Some(*class)
+                    && known_rev == rev
+                {
                     let mut lease = self.leases.end(slot);
                     lease.deadline = Some(*deadline);
                     self.leases.begin(slot, lease);
@@ -89,6 +103,7 @@ impl Keyspace {
             Restored::Put { .. } | Restored::Deleted(_) => {}
         }
         self.rev = self.rev.max(rev);
+        successor.is_some() && holder.is_some() && successor != holder
     }
 
     /// Ends the restoring: the next change takes the revision after `rev` or after the highest that
@@ -165,6 +180,7 @@ mod tests {
         };
         let durable = Lifetime::Durable;
         let mut keyspace = Keyspace::new(10);
+        let mut taken_over = Vec::new();
         for (key, rev, record) in [
             ("a", 3, put("new", durable)),
             ("a", 1, put("old", durable)),
@@ -174,14 +190,20 @@ mod tests {
             ("c", 6, put("durable", durable)),
             ("c", 7, Restored::Displaced(Class::Durable)),
             ("c", 7, put("boot", Lifetime::Boot)),
-            ("c", 7, Restored::Renewed(Time(9))),
+            ("c", 7, Restored::Renewed(Class::Boot, Time(9))),
+            ("c", 7, Restored::Renewed(Class::Durable, Time(8))),
             ("d", 8, put("boot", Lifetime::Boot)),
             ("d", 9, put("durable", durable)),
             ("d", 9, Restored::Displaced(Class::Boot)),
             ("e", 10, put("of a session", Lifetime::Session)),
+            ("f", 11, put("durable", durable)),
+            ("f", 12, Restored::Deleted(Class::Boot)),
         ] {
-            keyspace.restore(KeyRef::new(key).unwrap(), rev, &record);
+            if keyspace.restore(KeyRef::new(key).unwrap(), rev, &record) {
+                taken_over.push((key, rev));
+            }
         }
+        assert_eq!(taken_over, [("d", 9), ("f", 12)]);
         keyspace.restored(20, 2);
         keyspace.orphan_sessions(Time(30));
         keyspace.assert_invariants();
@@ -198,6 +220,7 @@ mod tests {
             "c Some((7, Some(Time(9))))",
             "d Some((9, None))",
             "e Some((10, None))",
+            "f None",
         ];
         assert_eq!(shown, expected);
         assert_eq!((keyspace.rev(), keyspace.floor()), (20, 2));
