@@ -224,6 +224,11 @@ pub enum JournalError {
         /// The version of the format.
         version: u64,
     },
+    /// So many revisions were given that a run of the daemon might come to the end of them.
+    UsedUp {
+        /// The one that the start would go on behind.
+        rev: u64,
+    },
     /// The system refused.
     Io {
         /// What was tried, as in "open FILE".
@@ -259,6 +264,10 @@ impl fmt::Display for JournalError {
                 "{} was written by a newer nkv (format {version}, this one reads up to {})",
                 path.display(),
                 format::VERSION
+            ),
+            JournalError::UsedUp { rev } => write!(
+                f,
+                "the journals go up to revision {rev}, and there are too few behind it"
             ),
             JournalError::Io { action, source } => write!(f, "can't {action}: {source}"),
         }

@@ -18,9 +18,8 @@ use super::{JournalError, Policy};
 
 use rewrite::Rewrite;
 
-/// How many revisions are reserved at a time. A start that follows no clean stop skips so many, and
-/// the numbers stay below 2^53, which JSON readers with floating point keep exact, for 500 million
-/// such starts.
+/// How many revisions are reserved at a time. A start that follows no clean stop skips so many: there are
+/// enough for 250 million such starts.
 pub(super) const RESERVE: u64 = 1 << 24;
 /// When writing a new journal is tried again after it has failed.
 const RETRY: Duration = Duration::from_secs(2);

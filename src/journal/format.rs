@@ -18,6 +18,9 @@ use crate::wire::{
 /// The version of the format that is written. All up to it are read.
 pub(super) const VERSION: u64 = 1;
 
+/// The greatest revision that a line can name: the last that JSON readers with floating point keep exact.
+pub(super) const REV_MAX: u64 = (1 << 53) - 1;
+
 /// How many bytes stand before a line's text: the checksum and a space.
 const PREFIX_BYTES: usize = 9;
 
@@ -148,7 +151,22 @@ impl Header {
 impl<'a> Commit<'a> {
     /// Reads any later line, without its line end.
     pub(super) fn read(line: &'a [u8]) -> Result<Commit<'a>, Unreadable> {
-        serde_json::from_str(checked(line)?).map_err(misread)
+        let commit: Commit<'a> = serde_json::from_str(checked(line)?).map_err(misread)?;
+        if let Some(rev) = commit.revisions().find(|rev| *rev > REV_MAX) {
+            return Err(Unreadable::Damaged(format!("no revision is {rev}")));
+        }
+        Ok(commit)
+    }
+
+    /// All revisions that it names.
+    fn revisions(&self) -> impl Iterator<Item = u64> {
+        let of_commit = [self.with, self.reserved, self.floor, self.boot_unkept];
+        let of_records = self.changes.iter().map(|record| record.rev);
+        of_commit
+            .into_iter()
+            .flatten()
+            .chain([self.rev])
+            .chain(of_records)
     }
 
     pub(super) fn records(&self) -> u64 {

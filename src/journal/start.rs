@@ -13,9 +13,12 @@ use log::{info, warn};
 use crate::keyspace::{Class, Keyspace, Time};
 
 use super::file::{self, Journal, Known, Place};
-use super::format::{Header, Kind, VERSION};
+use super::format::{Header, Kind, REV_MAX, VERSION};
 use super::recovery::{self, Found, Reading, exists};
 use super::{JournalError, ORPHAN_PATIENCE, Options, Policy, new_name};
+
+/// No start goes on behind a greater revision, so that a run never comes to the end of them.
+const START_REV_MAX: u64 = REV_MAX / 2;
 
 /// What a start finds out, step by step.
 pub(super) struct Loading<'a> {
@@ -50,6 +53,9 @@ impl Loading<'_> {
         let is_unbroken = epoch.is_some();
         let epoch = epoch.unwrap_or_else(new_name);
         let rev = next_revision(durable.as_ref(), boot.as_ref());
+        if rev > START_REV_MAX {
+            return Err(JournalError::UsedUp { rev });
+        }
         let both = [&durable, &boot].into_iter().flatten();
         let floor = both.map(|read| read.found.floor).max().unwrap_or(0);
         // Tombstones are for those who resume, and nobody resumes in a new history.

@@ -164,6 +164,37 @@ fn a_backup_from_before_a_change_of_both_ends_it() {
     }
 }
 
+/// The boot journal has taken over an entry that the durable journal has not given up. The entry does not
+/// come back, not even when the boot journal is gone.
+#[test]
+fn a_lost_displacement_ends_it() {
+    let over = r#"{"op":"put","key":"d","value":2,"lifetime":"boot"}"#;
+    let delete = r#"{"op":"delete","key":"d"}"#;
+    let other = r#"{"op":"put","key":"e","value":1}"#;
+    for (acts, left) in [
+        (&[DURABLE, over, other][..], Value::from(2)),
+        (&[DURABLE, over, delete, other], Value::Null),
+    ] {
+        let plan = Plan::keeping();
+        let (_, daemon, first) = start_and_do(&plan, acts);
+        daemon.kill();
+        let text = fs::read_to_string(durable(&plan)).unwrap();
+        let kept = text.lines().filter(|line| !line.contains("displace"));
+        let kept: String = kept.map(|line| format!("{line}\n")).collect();
+        assert_ne!(kept, text);
+        fs::write(durable(&plan), kept).unwrap();
+        let (daemon, epoch) = start(&plan);
+        assert_ne!(epoch, first);
+        assert_eq!(value(&daemon, "d"), left);
+        assert!(daemon.stop().contains("counts on what the other journal"));
+        let (daemon, again) = start(&plan);
+        assert_eq!((again, value(&daemon, "d")), (epoch, left));
+        daemon.stop();
+        fs::remove_file(boot(&plan)).unwrap();
+        assert_eq!(value(&start(&plan).0, "d"), Value::Null);
+    }
+}
+
 #[test]
 fn another_data_directory_ends_it() {
     let plan = Plan::keeping();

@@ -119,8 +119,8 @@ fn a_torn_tail_is_cut_off_with_a_warning() {
     }
 }
 
-/// A header with its checksum.
-fn header(json: &str) -> String {
+/// A line with its checksum.
+fn line(json: &str) -> String {
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))
 }
 
@@ -130,13 +130,41 @@ fn a_newer_version_is_left_alone() {
         let plan = killed();
         let path = path(&plan);
         // Nothing but its version can be known of it.
-        let file = header(r#"{"version":2,"what":["else"]}"#) + "something\n";
+        let file = line(r#"{"version":2,"what":["else"]}"#) + "something\n";
         fs::write(&path, &file).unwrap();
         for plan in [plan.clone(), plan.clone().with(&["--recover"])] {
             let said = assert_refused(&plan);
             assert_says(&said, &[path.to_str().unwrap(), "newer nkv (format 2"]);
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), file);
+    }
+}
+
+/// No revision is given twice, and none that readers of JSON can't tell from the next.
+#[test]
+fn revisions_have_an_end() {
+    let header = line(r#"{"journal":"durable","version":1,"store":"s"}"#);
+    let end = line(r#"{"rev":1}"#);
+    let too_far = "the journals go up to revision 4503599627370496";
+    let no_revision = "in line 2, at byte 55: no revision is 9007199254740992";
+    for (reserved, says) in [
+        ((1 << 52) - 1, None),
+        (1 << 52, Some(too_far)),
+        (1 << 53, Some(no_revision)),
+        (u64::MAX, Some("no revision is 18446744073709551615")),
+    ] {
+        let plan = Plan::keeping();
+        fs::create_dir_all(plan.data_directory()).unwrap();
+        let reserves = line(&format!(r#"{{"rev":1,"reserved":{reserved}}}"#));
+        let text = format!("{header}{reserves}{end}");
+        fs::write(durable_journal(&plan), &text).unwrap();
+        let Some(says) = says else {
+            let put = plan.start().connect().do_it(PUT);
+            assert_eq!(put["rev"], 1_u64 << 52);
+            continue;
+        };
+        assert_says(&assert_refused(&plan), &[says]);
+        assert_eq!(fs::read_to_string(durable_journal(&plan)).unwrap(), text);
     }
 }
 
