@@ -135,17 +135,8 @@ pub fn journal(bytes: &[u8]) {
         return;
     };
     keyspace.assert_invariants();
-    let again = match load(directory.path(), false) {
-        Ok(again) => again,
-        // The first start was among the last that there can be.
-        Err(error) => {
-            let error = error.downcast_ref::<JournalError>();
-            assert!(
-                matches!(error, Some(JournalError::UsedUp { .. })),
-                "{error:?}"
-            );
-            return;
-        }
+    let Some(again) = load_again(directory.path()) else {
+        return;
     };
     assert_eq!(again.1, epoch);
     assert_eq!(entries(&again.0), entries(&keyspace));
@@ -153,6 +144,26 @@ pub fn journal(bytes: &[u8]) {
         again.0.rev() >= keyspace.rev(),
         "no revision is given twice"
     );
+    std::fs::remove_file(directory.path().join("boot.journal")).expect("a start makes it");
+    let Some(rebooted) = load_again(directory.path()) else {
+        return;
+    };
+    let mut durable = entries(&keyspace);
+    durable.retain(|entry| entry.contains("lifetime: Durable"));
+    assert_eq!(entries(&rebooted.0), durable, "after a reboot");
+}
+
+/// Loads what was recovered; nothing where the start before was among the last that there can be.
+fn load_again(directory: &Path) -> Option<(Keyspace, String)> {
+    match load(directory, false) {
+        Ok(loaded) => Some(loaded),
+        Err(error) => {
+            let error = error.downcast_ref::<JournalError>();
+            let is_last = matches!(error, Some(JournalError::UsedUp { .. }));
+            assert!(is_last, "what was recovered is sound: {error:?}");
+            None
+        }
+    }
 }
 
 fn append_line(file: &mut Vec<u8>, line: &[u8], run: &str) {

@@ -152,21 +152,23 @@ impl<'a> Commit<'a> {
     /// Reads any later line, without its line end.
     pub(super) fn read(line: &'a [u8]) -> Result<Commit<'a>, Unreadable> {
         let commit: Commit<'a> = serde_json::from_str(checked(line)?).map_err(misread)?;
-        if let Some(rev) = commit.revisions().find(|rev| *rev > REV_MAX) {
-            return Err(Unreadable::Damaged(format!("no revision is {rev}")));
-        }
+        commit.check().map_err(Unreadable::Damaged)?;
         Ok(commit)
     }
 
-    /// All revisions that it names.
-    fn revisions(&self) -> impl Iterator<Item = u64> {
-        let of_commit = [self.with, self.reserved, self.floor, self.boot_unkept];
+    /// Nothing in a line is newer than the line itself.
+    fn check(&self) -> Result<(), String> {
+        let reserved = self.reserved.unwrap_or(0);
+        if let Some(rev) = [self.rev, reserved].into_iter().find(|rev| *rev > REV_MAX) {
+            return Err(format!("no revision is {rev}"));
+        }
+        let of_commit = [self.with, self.floor, self.boot_unkept];
         let of_records = self.changes.iter().map(|record| record.rev);
-        of_commit
-            .into_iter()
-            .flatten()
-            .chain([self.rev])
-            .chain(of_records)
+        let mut named = of_commit.into_iter().flatten().chain(of_records);
+        match named.find(|rev| *rev > self.rev) {
+            Some(rev) => Err(format!("it says {rev} of what was done up to {}", self.rev)),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn records(&self) -> u64 {

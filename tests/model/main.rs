@@ -19,6 +19,7 @@ mod arguments;
 mod places;
 
 mod acts;
+mod contradictions;
 mod desk;
 mod journals;
 mod model;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 #[allow(unreachable_pub, reason = "the fuzz targets are another crate")]
 #[path = "../../fuzz/src/targets.rs"]
-mod targets;
+pub(crate) mod targets;
 
 #[expect(
     clippy::print_stdout,
