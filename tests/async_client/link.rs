@@ -1,7 +1,9 @@
 //! Links: they come back, they announce, and they take no harm from callers that give up.
 
 use std::os::unix::net::UnixListener;
+use std::pin::Pin;
 use std::sync::mpsc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use nkv::Address;
@@ -292,6 +294,46 @@ fn a_link_goes_on_on_another_runtime() {
     for n in 0..3 {
         run(async { link.put("a", &n).await.unwrap() });
     }
+}
+
+/// A task that uses the link when its runtime ends, and with it all other tasks.
+struct AtTheEnd(Link, tokio::runtime::Handle, mpsc::Sender<bool>);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        let _within = self.1.enter();
+        let mut asked = self.0.client();
+        let mut context = Context::from_waker(Waker::noop());
+        // However often it is polled, it neither blocks nor comes to an end.
+        let is_waiting = (0..10).all(|_| Pin::new(&mut asked).poll(&mut context).is_pending());
+        self.2.send(is_waiting).unwrap();
+    }
+}
+
+/// What is asked while the runtime ends comes to nothing, and keeps nobody from going.
+#[test]
+fn a_runtime_ends_while_a_link_is_asked() {
+    let (told, is_waiting) = mpsc::channel();
+    let plan = Plan::new();
+    let link = link_to(&plan.socket());
+    let ended = std::thread::spawn({
+        let link = link.clone();
+        move || {
+            run(async {
+                let end = AtTheEnd(link, tokio::runtime::Handle::current(), told);
+                tokio::spawn(async move {
+                    let _end = end;
+                    std::future::pending::<()>().await;
+                });
+                tokio::task::yield_now().await;
+            });
+        }
+    });
+    assert_eq!(is_waiting.recv_timeout(PATIENCE), Ok(true));
+    ended.join().unwrap();
+    // On another runtime it is of use again.
+    let _daemon = plan.start();
+    run(async { link.put("a", &1).await.unwrap() });
 }
 
 /// The connection and the keeper end with the last clone.

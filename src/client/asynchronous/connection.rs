@@ -231,7 +231,9 @@ impl Connection {
         if let Some(end) = state.exchange.read_end() {
             return Poll::Ready(Err(end.error()));
         }
-        state.wakers.insert(id, context.waker().clone());
+        let former = state.wakers.insert(id, context.waker().clone());
+        drop(state);
+        drop(former);
         Poll::Pending
     }
 
@@ -281,7 +283,9 @@ impl Future for Ticket<'_> {
         } else if let Some(end) = state.exchange.read_end() {
             Err(Error::Unanswered(Box::new(end.error())))
         } else {
-            state.wakers.insert(this.id, context.waker().clone());
+            let former = state.wakers.insert(this.id, context.waker().clone());
+            drop(state);
+            drop(former);
             return Poll::Pending;
         };
         this.is_over = true;

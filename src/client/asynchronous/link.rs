@@ -8,13 +8,13 @@
 
 mod claim;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Batch, Builder, Client, Pending};
@@ -80,7 +80,8 @@ struct State {
     /// The last failure, and how many there have been.
     failure: Option<Error>,
     failures: u64,
-    keeper: Option<AbortHandle>,
+    /// What ends the keeper's task, once that is spawned. There is at most one keeper.
+    keeper: Option<Arc<OnceLock<AbortHandle>>>,
 }
 
 /// Somebody waits for a connection.
@@ -373,7 +374,7 @@ impl Link {
         let mut last_error = None;
         loop {
             {
-                let mut state = shared.lock();
+                let state = shared.lock();
                 if let Some(client) = state.living() {
                     return Ok(client);
                 }
@@ -384,10 +385,10 @@ impl Link {
                 if let Some(error) = last_error.take_if(|error| !is_passing(error)) {
                     return Err(error);
                 }
-                if state.keeper.is_none() {
-                    let keeper = tokio::spawn(keep(Kept(Arc::clone(shared))));
-                    state.keeper = Some(keeper.abort_handle());
-                }
+            }
+            if !shared.is_kept_from_now() {
+                // The runtime is ending, and this is its chance to end this task.
+                yield_now().await;
             }
             // The sender is in `shared`, so there is always a next time.
             match deadline {
@@ -503,7 +504,8 @@ impl Drop for Handle {
         let mut state = self.0.lock();
         let (keeper, client) = (state.keeper.take(), state.client.take());
         drop(state);
-        keeper.inspect(AbortHandle::abort);
+        let task = keeper.as_ref().and_then(|keeper| keeper.get());
+        task.inspect(|task| task.abort());
         drop(client);
     }
 }
@@ -534,6 +536,22 @@ impl Drop for Kept {
 }
 
 impl Shared {
+    /// Makes sure that there is a keeper. Must be called within a runtime; if that is ending there is
+    /// none.
+    fn is_kept_from_now(self: &Arc<Shared>) -> bool {
+        let mut state = self.lock();
+        if state.keeper.is_some() {
+            return true;
+        }
+        let keeper = Arc::new(OnceLock::new());
+        state.keeper = Some(Arc::clone(&keeper));
+        // A runtime that is ending drops the task here, and that wants the lock.
+        drop(state);
+        let task = tokio::spawn(keep(Kept(Arc::clone(self))));
+        keeper.get_or_init(|| task.abort_handle());
+        self.lock().keeper.is_some()
+    }
+
     /// Makes a connection on which everything is upheld, and tells whether the daemon has refused an
     /// announcement, which is no reason to be without one.
     async fn connect(&self) -> Result<(Client, bool), Error> {
