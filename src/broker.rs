@@ -432,7 +432,8 @@ impl Broker {
             self.keyspace.rev(),
             "only what is committed may be shown"
         );
-        if share.bytes > 0 {
+        let state = &self.sessions[session];
+        if share.bytes > 0 && (state.is_behind() || state.starved) {
             self.make_events(session, share);
         }
         let state = &self.sessions[session];

@@ -153,6 +153,15 @@ pub struct Entry<'a> {
     pub(crate) value: Stored<'a>,
 }
 
+/// A key and where it is, until the next change ([`Keyspace::locate`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Located<'k> {
+    key: KeyRef<'k>,
+    slot: Option<usize>,
+    /// The keyspace's revision when it was found.
+    rev: u64,
+}
+
 /// One live pair of the change index.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
@@ -240,7 +249,23 @@ impl Keyspace {
     /// The entry of a key.
     #[must_use]
     pub fn entry(&self, key: KeyRef<'_>) -> Option<Entry<'_>> {
-        self.entry_at(self.slot_of(key.as_str())?)
+        self.entry_of(self.locate(key))
+    }
+
+    /// Finds where a key is, for whoever looks at its entry and then puts it.
+    #[must_use]
+    pub fn locate<'k>(&self, key: KeyRef<'k>) -> Located<'k> {
+        Located {
+            key,
+            slot: self.slot_of(key.as_str()),
+            rev: self.rev,
+        }
+    }
+
+    /// The entry of a key that was located.
+    #[must_use]
+    pub fn entry_of(&self, located: Located<'_>) -> Option<Entry<'_>> {
+        self.entry_at(located.slot?)
     }
 
     /// Where a key is kept, or was when it was deleted; nothing where it is not known.
@@ -252,9 +277,18 @@ impl Keyspace {
 
     /// Gives a key a value and returns the revision of the change.
     pub fn put(&mut self, key: KeyRef<'_>, payload: &Payload<'_>, terms: Terms) -> u64 {
+        self.put_at(self.locate(key), payload, terms)
+    }
+
+    /// The same for a key that was located, after which nothing has changed.
+    pub fn put_at(&mut self, located: Located<'_>, payload: &Payload<'_>, terms: Terms) -> u64 {
+        assert_eq!(
+            located.rev, self.rev,
+            "a key stays where it is until a change"
+        );
         let (bytes, form) = parts(payload);
         self.rev += 1;
-        let slot = match self.slot_of(key.as_str()) {
+        let slot = match located.slot {
             Some(slot) => {
                 let lease = self.leases.end(slot);
                 self.totals.leave(&self.slots[slot]);
@@ -264,7 +298,7 @@ impl Keyspace {
                 slot
             }
             None => {
-                let slot = self.add_slot(key.to_key());
+                let slot = self.add_slot(located.key.to_key());
                 self.turn.created(slot);
                 slot
             }

@@ -155,7 +155,8 @@ impl Broker {
         let key = writable_key(&put.key)?;
         self.check_put(session, key, put)?;
         let terms = self.terms(session, key, put, now)?;
-        let entry = self.keyspace.entry(key);
+        let located = self.keyspace.locate(key);
+        let entry = self.keyspace.entry_of(located);
         check_rev(key, entry.as_ref(), put.if_rev)?;
         if put.if_changed && entry.is_some_and(|entry| is_unchanged(&entry, put, terms.lifetime)) {
             let rev = entry.map_or(0, |entry| entry.rev);
@@ -177,7 +178,7 @@ impl Broker {
         let is_own = entry.is_some_and(|entry| entry.account == terms.account);
         let own = if is_own { old } else { Held::default() };
         self.check_stored(session, old, own, held_by(put))?;
-        let rev = self.keyspace.put(key, &put.payload, terms);
+        let rev = self.keyspace.put_at(located, &put.payload, terms);
         self.mark(key, rev);
         self.ok(session, id).number("rev", rev).end();
         Ok(Done::Answered)

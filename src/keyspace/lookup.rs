@@ -10,7 +10,7 @@
 //!
 //! Keys come from anyone, so they are hashed with numbers that nobody knows.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
 use slab::Slab;
@@ -79,8 +79,9 @@ impl Lookup {
     }
 
     fn hash(&self, key: &str) -> Hash {
-        let hash = self.hasher.hash_one(key);
-        Hash((hash >> 32) as u32)
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key.as_bytes());
+        Hash((hasher.finish() >> 32) as u32)
     }
 }
 
