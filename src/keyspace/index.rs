@@ -35,13 +35,9 @@ pub(super) struct Index {
 impl Index {
     /// The pairs after a revision.
     pub(super) fn after(&self, rev: u64) -> impl Iterator<Item = Pair> + '_ {
-        let (swept, unread) = (&self.swept[..], &self.pairs[self.read..]);
-        let behind = |pairs: &[Pair]| pairs.partition_point(|pair| pair.rev() <= rev);
-        let (in_swept, in_unread) = (behind(swept), behind(unread));
-        swept[in_swept..]
-            .iter()
-            .chain(&unread[in_unread..])
-            .copied()
+        let swept = beyond(&self.swept, rev);
+        let unread = beyond(&self.pairs[self.read..], rev);
+        swept.iter().chain(unread).copied()
     }
 
     /// Adds the pair of the newest change.
@@ -114,11 +110,37 @@ impl Pair {
     }
 }
 
+/// Those of the pairs that come after a revision. Nearly everybody who asks stands near the end, so the search
+/// begins there, and goes back by twice as many pairs each time: among a million it would be told by places
+/// in memory that nobody has used for long.
+fn beyond(pairs: &[Pair], rev: u64) -> &[Pair] {
+    let mut back = 1;
+    while back <= pairs.len() && pairs[pairs.len() - back].rev() > rev {
+        back *= 2;
+    }
+    let (from, to) = (pairs.len().saturating_sub(back), pairs.len() - back / 2);
+    let at = from + pairs[from..to].partition_point(|pair| pair.rev() <= rev);
+    &pairs[at..]
+}
+
 #[cfg(test)]
 mod tests {
+    use super::{Pair, beyond};
     use crate::key::KeyRef;
     use crate::keyspace::{Keyspace, Terms};
     use crate::wire::Payload;
+
+    /// From each revision that there is, and from those in between.
+    #[test]
+    fn a_search_from_the_end_finds_what_one_from_the_beginning_would() {
+        for length in 0..40u64 {
+            let pairs: Vec<Pair> = (1..=length).map(|rev| Pair::new(rev * 2, 0)).collect();
+            for rev in 0..=2 * length + 2 {
+                let expected = pairs.iter().filter(|pair| pair.rev() > rev);
+                assert!(expected.eq(beyond(&pairs, rev)), "{rev} of {length}");
+            }
+        }
+    }
 
     /// Whatever a sweep has got to, each key is found once and in its place.
     #[test]
