@@ -191,14 +191,16 @@ impl Broker {
             ));
         }
         self.check_access_to_some(session, Action::Write, &pattern)?;
+        // These are looked at whether or not there is any other key.
+        let planned = u32::try_from(plan.overlay.len()).unwrap_or(u32::MAX);
+        plan.steps.take(planned);
+        plan.check_steps()?;
         let put_before = plan.overlay.iter().filter(|(key, left)| {
             matches!(left, Left::Put(..))
                 && pattern.matches(key.borrowed())
                 && self.may_sweep(session, key.borrowed())
         });
         let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
-        let planned = u32::try_from(plan.overlay.len()).unwrap_or(u32::MAX);
-        plan.steps.take(planned);
         for (key, entry) in self.keyspace.walk(&pattern, None) {
             plan.steps.take_key(key);
             plan.check_steps()?;

@@ -327,6 +327,28 @@ fn a_batch_looks_at_so_many_keys() {
     assert_eq!(bench.broker.keyspace().keys(), 1);
 }
 
+/// What the batch itself has changed is looked at again by each of its patterns. A batch that has changed
+/// much must not make up for keys that are not there with very many patterns.
+#[test]
+fn the_patterns_of_a_batch_look_at_what_it_has_changed() {
+    let mut bench = pair(Limits::default());
+    load(&mut bench, numbered(20_000), "1");
+    let sweep = |pattern: &str| format!(r#"{{"op":"delete","key":"{pattern}"}}"#);
+    let batch = |more: usize| {
+        let none = format!(",{}", sweep("none.*")).repeat(more);
+        format!(
+            r#"{{"op":"batch","ops":[{}{none},{{"op":"check","key":"k","if_rev":1}}]}}"#,
+            sweep("k.*")
+        )
+    };
+    // 20,000 keys, and as many again for each pattern.
+    for (more, expected) in [(2, "conflict"), (3, "limit"), (20_000, "limit")] {
+        let answer = ask(&mut bench, 0, &batch(more));
+        assert_eq!(answer["error"], expected, "{more}: {answer}");
+        assert_eq!(answer["at"], 3, "{more}: {answer}");
+    }
+}
+
 /// Section 5, point 1, with 100,000 keys: byte order, one `sync`, nobody waits.
 #[test]
 fn a_subscription_begins_with_very_many_entries() {
