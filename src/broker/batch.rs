@@ -6,7 +6,9 @@
 //! `if_changed` looks at that. The quota is held against what the whole batch leaves. Only then is
 //! the plan carried out, and nothing in that can fail.
 //!
-//! A batch can't go on in a later turn, so the keys that its patterns may look at are limited.
+//! A batch can't go on in a later turn, so the keys that its patterns may look at are limited. For a client
+//! that may not see all keys the limit must be no measure of the others: so for such a client each pattern
+//! takes a fixed number of steps, which are enough for as much that is hidden.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +23,9 @@ use super::{Broker, Refusal, writable_key, writable_pattern};
 
 /// How many keys the patterns of one batch may look at, all together.
 const BATCH_WALK_MAX: u32 = 65_536;
+
+/// So many steps a pattern takes for hidden keys where there can be such, whether there are any or not.
+const HIDDEN_STEPS: u32 = 256;
 
 /// One change that a batch makes.
 enum Planned<'a> {
@@ -201,8 +206,19 @@ impl Broker {
                 && self.may_sweep(session, key.borrowed())
         });
         let mut found: Vec<Key> = put_before.map(|(key, _)| key.clone()).collect();
+        let mut hidden = Steps::default();
+        if self.grants[session].is_some() {
+            hidden = Steps::new(HIDDEN_STEPS);
+            plan.steps.take(HIDDEN_STEPS);
+            plan.check_steps()?;
+        }
         for (key, entry) in self.keyspace.walk(&pattern, None) {
-            plan.steps.take_key(key);
+            let is_seen = self.may(session, Action::Read, key.borrowed());
+            let steps = match is_seen || !hidden.are_left() {
+                true => &mut plan.steps,
+                false => &mut hidden,
+            };
+            steps.take_key(key);
             plan.check_steps()?;
             let is_swept = entry.is_some() && self.may_sweep(session, key.borrowed());
             if is_swept && !plan.overlay.contains_key(key) {

@@ -218,6 +218,51 @@ allow user:9    read net.eth1.*
     assert_eq!(outcome(&mut bench, 0, own), "denied");
 }
 
+/// The keys that the patterns of a batch look at are limited, so that limit must not be a measure of what
+/// is hidden.
+#[test]
+fn a_batch_does_not_tell_whether_there_is_a_hidden_key() {
+    let rules_text = "\
+allow user:0    all *
+deny  user:100  read users.*.hidden
+allow user:100  read,write *
+";
+    let mut bench = Bench::new(Limits::default());
+    bench.set_rules(rules(rules_text));
+    for (number, uid) in [0, 100].into_iter().enumerate() {
+        assert_eq!(bench.connect(user(uid, &[])), Ok(number));
+    }
+    // What the batch has put is looked at for each pattern. That leaves very little of the limit, or all but
+    // nothing, and then the pattern below which something is hidden is looked at. The condition at the end keeps
+    // all of it from being carried out.
+    let batch = |puts: usize, times: usize| {
+        let put = |n| format!(r#"{{"op":"put","key":"k.{n}","value":1}},"#);
+        let puts: String = (0..puts).map(put).collect();
+        let sweeps = r#"{"op":"delete","key":"users.bob.*"},"#.repeat(times);
+        let end = r#"{"op":"check","key":"never","if_rev":1}"#;
+        format!(r#"{{"op":"batch","ops":[{puts}{sweeps}{end}]}}"#)
+    };
+    for (puts, times, expected) in [
+        (4681, 13, "conflict"),
+        (4681, 14, "limit"),
+        (4425, 14, "conflict"),
+        (4426, 14, "limit"),
+        (0, 255, "conflict"),
+        (0, 256, "limit"),
+        (0, 20_000, "limit"),
+    ] {
+        let mut said = |op: &str| {
+            let hidden = format!(r#"{{"op":"{op},"key":"users.bob.hidden"}}"#);
+            assert_eq!(outcome(&mut bench, ROOT, &hidden), "ok");
+            ask(&mut bench, NETD, &batch(puts, times))
+        };
+        let there = said(r#"put","value":1"#);
+        assert_eq!(there["error"], expected, "{puts} {times}: {there}");
+        let not_there = said(r#"delete""#);
+        assert_eq!(there, not_there, "{puts} {times}");
+    }
+}
+
 #[test]
 fn a_refusal_does_not_tell_what_is_there() {
     let mut bench = bench();
