@@ -84,7 +84,10 @@ impl Broker {
         key: KeyRef<'_>,
         claim: KeyRef<'_>,
     ) -> Result<(), Refusal> {
-        let conflict = |held| Err(Refusal::new(ErrorCode::Conflict, is_claimed(held)));
+        let conflict = |held| {
+            let message = self.is_claimed(session, key, held);
+            Err(Refusal::new(ErrorCode::Conflict, message))
+        };
         if let Some(held) = self.held_by_another(session, key) {
             return conflict(held);
         }
@@ -105,7 +108,10 @@ impl Broker {
     /// Refuses what would change a key that another connection has claimed.
     pub(super) fn check_claims(&self, session: usize, key: KeyRef<'_>) -> Result<(), Refusal> {
         match self.held_by_another(session, key) {
-            Some(held) => Err(Refusal::new(ErrorCode::Denied, is_claimed(held))),
+            Some(held) => {
+                let message = self.is_claimed(session, key, held);
+                Err(Refusal::new(ErrorCode::Denied, message))
+            }
             None => Ok(()),
         }
     }
@@ -130,6 +136,25 @@ impl Broker {
             }
         }
         claims
+    }
+
+    /// Why a session can't have a key: what is claimed, and by whom, as far as the session may know it.
+    fn is_claimed(&self, session: usize, wanted: KeyRef<'_>, claim: Entry<'_>) -> String {
+        let key = &claim.key.as_str()[PREFIX.len()..];
+        let sees = |key| self.may(session, Action::Read, key);
+        if !sees(claim.key.borrowed()) && !KeyRef::new(key).is_ok_and(sees) {
+            return format!(
+                "{wanted} is claimed by another connection, or something above or below it is"
+            );
+        }
+        let holder = match claim.payload() {
+            Payload::Json(holder) => holder,
+            Payload::Bytes(_) => "somebody".into(),
+        };
+        match claim.owner {
+            Some(_) => format!("{key} is claimed by {holder}"),
+            None => format!("{key} was claimed by {holder}, who may still come back for it"),
+        }
     }
 
     /// The claim that keeps a session from writing a key.
@@ -167,17 +192,5 @@ fn holder(session: &Session) -> String {
     match &session.peer {
         Peer::Unix { pid, uid, .. } => format!(r#"{{"uid":{uid},"pid":{pid}}}"#),
         Peer::Tcp(address) => format!(r#"{{"address":"{}"}}"#, address.ip()),
-    }
-}
-
-fn is_claimed(claim: Entry<'_>) -> String {
-    let key = &claim.key.as_str()[PREFIX.len()..];
-    let holder = match claim.payload() {
-        Payload::Json(holder) => holder,
-        Payload::Bytes(_) => "somebody".into(),
-    };
-    match claim.owner {
-        Some(_) => format!("{key} is claimed by {holder}"),
-        None => format!("{key} was claimed by {holder}, who may still come back for it"),
     }
 }

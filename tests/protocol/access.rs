@@ -218,6 +218,45 @@ allow user:9    read net.eth1.*
     assert_eq!(outcome(&mut bench, 0, own), "denied");
 }
 
+/// Who is refused because of a claim that it may not see is not told whose it is, nor of what.
+#[test]
+fn a_claim_that_may_not_be_seen_is_not_named() {
+    let rules_text = "\
+allow user:0    all *
+deny  user:100  read a.hidden.*
+allow user:100  all a.*
+allow user:7    own,write a.*
+allow user:7    read $claims.a.*
+";
+    let mut bench = Bench::new(Limits::default());
+    bench.set_rules(rules(rules_text));
+    for (number, uid) in [0, 100, 7].into_iter().enumerate() {
+        assert_eq!(bench.connect(user(uid, &[])), Ok(number));
+    }
+    let claim = |key: &str| format!(r#"{{"op":"claim","key":"{key}"}}"#);
+    let put = |key: &str| format!(r#"{{"op":"put","key":"{key}","value":1}}"#);
+    assert_eq!(outcome(&mut bench, ROOT, &claim("a.hidden.name")), "ok");
+    assert_eq!(outcome(&mut bench, ROOT, &claim("a.seen")), "ok");
+    let mut said = |client: usize, request: &str| {
+        let answer = ask(&mut bench, client, request);
+        let error = answer["error"].as_str().unwrap();
+        format!("{error}: {}", answer["message"].as_str().unwrap())
+    };
+    let hidden = "is claimed by another connection, or something above or below it is";
+    for request in [claim("a"), claim("a.hidden")] {
+        let told = said(NETD, &request);
+        assert!(told.starts_with("conflict: "), "{told}");
+        assert!(told.ends_with(hidden), "{told}");
+    }
+    let told = said(NETD, &put("a.hidden.name.x"));
+    assert_eq!(told, format!("denied: a.hidden.name.x {hidden}"));
+    // Who may see it is told, also who may read no more than the claim.
+    let named = r#"a.seen is claimed by {"uid":0,"pid":1}"#;
+    assert_eq!(said(NETD, &put("a.seen.x")), format!("denied: {named}"));
+    let named = r#"a.hidden.name is claimed by {"uid":0,"pid":1}"#;
+    assert_eq!(said(STAFF, &claim("a")), format!("conflict: {named}"));
+}
+
 /// The keys that the patterns of a batch look at are limited, so that limit must not be a measure of what
 /// is hidden.
 #[test]
