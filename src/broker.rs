@@ -62,8 +62,10 @@ const STEPS_PER_REQUEST: u32 = 16;
 /// A step is taken for so many subscriptions, claims, connections or places in the trie of patterns that
 /// a request makes the daemon look at.
 const LOOKS_PER_STEP: usize = 2;
-/// One of so many places for clients is kept for root.
+/// One of so many places for clients is kept for root, and one of fewer as well.
 const CLIENTS_PER_KEPT_PLACE: u64 = 64;
+/// With fewer places none is kept: that would be much of what there is.
+const CLIENTS_FOR_KEPT_PLACE: u64 = 8;
 /// How many keys that belong to ended connections, or have expired, are deleted a turn.
 const ENDINGS_PER_TURN: usize = 1024;
 /// A buffer for what has come in is not made smaller than this.
@@ -211,16 +213,19 @@ impl Broker {
     /// Refuses a connection where there is no place for it.
     fn check_place(&self, peer: &Peer) -> Result<(), Refusal> {
         let there = self.sessions.len() as u64;
-        let kept = match peer {
-            Peer::Unix { uid: 0, .. } => 0,
-            _ => self.limits.clients / CLIENTS_PER_KEPT_PLACE,
+        let kept = match (peer, self.limits.clients) {
+            (Peer::Unix { uid: 0, .. }, _) | (_, ..CLIENTS_FOR_KEPT_PLACE) => 0,
+            (_, clients) => (clients / CLIENTS_PER_KEPT_PLACE).max(1),
         };
         if there + kept < self.limits.clients {
             return Ok(());
         }
         let mut message = format!("there are {there} clients already");
         if there < self.limits.clients {
-            message.push_str(&format!(", and {kept} more places are root's"));
+            message.push_str(&match kept {
+                1 => ", and one more place is root's".to_owned(),
+                kept => format!(", and {kept} more places are root's"),
+            });
         }
         Err(Refusal::new(ErrorCode::Limit, message))
     }

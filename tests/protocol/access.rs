@@ -552,6 +552,27 @@ fn root_finds_a_place_when_others_have_taken_theirs() {
     assert_eq!(outcome_of_connecting(&mut bench, user(7, &[])), "ok");
 }
 
+/// Few places are no reason for none to be root's; with next to none there is nothing to be kept.
+#[test]
+fn root_has_a_place_of_few_as_well() {
+    for (clients, kept) in [(7, 0), (8, 1), (63, 1), (64, 1), (127, 1), (128, 2)] {
+        let mut limits = Limits::default();
+        limits.clients = clients;
+        let mut bench = Bench::new(limits);
+        let others = (clients..2 * clients).map(|uid| user(u32::try_from(uid).unwrap(), &[]));
+        let places = others.filter(|peer| bench.connect(peer.clone()).is_ok());
+        assert_eq!(places.count() as u64, clients - kept, "of {clients}");
+        let line = bench.connect(user(1, &[])).unwrap_err();
+        assert_eq!(
+            line.contains("one more place is root's"),
+            kept == 1,
+            "{line}"
+        );
+        let expected = if kept == 0 { "limit" } else { "ok" };
+        assert_eq!(outcome_of_connecting(&mut bench, user(0, &[])), expected);
+    }
+}
+
 fn outcome_of_connecting(bench: &mut Bench, peer: Peer) -> &'static str {
     match bench.connect(peer) {
         Ok(_) => "ok",
