@@ -338,7 +338,7 @@ impl Rule {
 impl Who {
     fn parse(text: &str, names: &dyn Names) -> Result<Who, String> {
         let number = |name: &str, known: Option<u32>, kind: &str| {
-            let number = name.parse().ok().or(known);
+            let number = parse_number(name).or(known);
             number.ok_or_else(|| format!("there is no {kind} {name:?}"))
         };
         match text.split_once(':') {
@@ -522,6 +522,13 @@ fn parse_lifetime(text: &str) -> Result<Lifetime, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+/// Reads the number of a user or group: digits and nothing else, not even a sign.
+#[must_use]
+pub fn parse_number(text: &str) -> Option<u32> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
+}
 
     struct Book;
 
@@ -727,4 +734,6 @@ quota tcp keys 3
         assert_eq!(rules.rules[0].pattern.as_str(), "a#b#.*");
         assert_eq!(&*rules.rules[0].text, "allow anyone read a#b#.*");
     }
+        // A sign is none of a number.
+        check("allow user:+5 read a", 1, "there is no user \"+5\"");
 }

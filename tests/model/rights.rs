@@ -271,8 +271,8 @@ impl Who {
             "anyone" => Some(Who::Anyone),
             "tcp" => Some(Who::Tcp),
             _ => match text.split_once(':')? {
-                ("user", number) => Some(Who::User(number.parse().ok()?)),
-                ("group", number) => Some(Who::Group(number.parse().ok()?)),
+                ("user", number) => Some(Who::User(parse_number(number)?)),
+                ("group", number) => Some(Who::Group(parse_number(number)?)),
                 _ => None,
             },
         }
@@ -289,6 +289,12 @@ impl Who {
             Subject::Tcp => matches!(self, Who::Tcp | Who::Anyone),
         }
     }
+}
+
+/// Digits and nothing else.
+fn parse_number(text: &str) -> Option<u32> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 fn parse_actions(text: &str) -> Option<Vec<Action>> {
