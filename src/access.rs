@@ -230,6 +230,24 @@ impl Rules {
         }
     }
 
+    /// Whether a subject may do something to every key of a pattern, as a claim needs it, and which line says
+    /// so: one that allows it for all of them, or one before that which denies it for some.
+    #[must_use]
+    pub fn decide_all(&self, subject: &Subject, action: Action, pattern: &Pattern) -> Decision<'_> {
+        let concerned = self.rules.iter().filter(|rule| rule.who.is(subject));
+        let rule = deciding_all(concerned, action, pattern);
+        Decision {
+            is_allowed: self.rules.is_empty() || rule.is_some_and(|rule| rule.is_allowed),
+            line: rule.map(|rule| (rule.line, &*rule.text)),
+        }
+    }
+
+    /// Whether nothing is said at all.
+    #[must_use]
+    pub fn are_empty(&self) -> bool {
+        self.rules.is_empty() && self.lifetimes.is_empty() && self.quotas.is_empty()
+    }
+
     /// The longest lifetime that an entry under this key may have, with the line that says so; none where
     /// no line does.
     #[must_use]
@@ -303,15 +321,7 @@ impl Grants {
     /// only by several lines together, but is never true where there is a key to which it may not be done.
     #[must_use]
     pub fn allow_all(&self, action: Action, pattern: &Pattern) -> bool {
-        for rule in self.rules().filter(|rule| rule.actions.has(action)) {
-            if rule.is_allowed && rule.pattern.covers(pattern) {
-                return true;
-            }
-            if !rule.is_allowed && rule.pattern.intersects(pattern) {
-                return false;
-            }
-        }
-        false
+        deciding_all(self.rules(), action, pattern).is_some_and(|rule| rule.is_allowed)
     }
 
     /// The rules, in their order.
@@ -467,6 +477,21 @@ impl fmt::Display for RulesError {
 
 impl std::error::Error for RulesError {}
 
+/// The first of the rules that allows something for all keys of a pattern, or denies it for some.
+fn deciding_all<'r>(
+    mut rules: impl Iterator<Item = &'r Rule>,
+    action: Action,
+    pattern: &Pattern,
+) -> Option<&'r Rule> {
+    rules.find(|rule| {
+        rule.actions.has(action)
+            && match rule.is_allowed {
+                true => rule.pattern.covers(pattern),
+                false => rule.pattern.intersects(pattern),
+            }
+    })
+}
+
 /// How long a lifetime is beside the others: the higher, the longer.
 #[must_use]
 pub fn rank(lifetime: Lifetime) -> u8 {
@@ -498,6 +523,13 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is no number (like 512, 64k, 1M or 2G)"))
 }
 
+/// Reads the number of a user or group: digits and nothing else, not even a sign.
+#[must_use]
+pub fn parse_number(text: &str) -> Option<u32> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
+}
+
 fn without_comment(text: &str) -> &str {
     let mut before = None;
     for (position, character) in text.char_indices() {
@@ -522,13 +554,6 @@ fn parse_lifetime(text: &str) -> Result<Lifetime, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-/// Reads the number of a user or group: digits and nothing else, not even a sign.
-#[must_use]
-pub fn parse_number(text: &str) -> Option<u32> {
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| text.parse().ok()).flatten()
-}
 
     struct Book;
 
@@ -709,6 +734,8 @@ quota tcp keys 3
             1,
             "there is no user \"nobody1\"",
         );
+        // A sign is none of a number.
+        check("allow user:+5 read a", 1, "there is no user \"+5\"");
         check("allow group:x read a", 1, "there is no group \"x\"");
         check("allow user: read a", 1, "there is no user \"\"");
         check("allow everyone read a", 1, "\"everyone\" is nobody");
@@ -734,6 +761,4 @@ quota tcp keys 3
         assert_eq!(rules.rules[0].pattern.as_str(), "a#b#.*");
         assert_eq!(&*rules.rules[0].text, "allow anyone read a#b#.*");
     }
-        // A sign is none of a number.
-        check("allow user:+5 read a", 1, "there is no user \"+5\"");
 }

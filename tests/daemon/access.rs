@@ -377,6 +377,57 @@ fn what_rules_say_is_explained() {
         "{text}"
     );
     assert_eq!(ask(&file, "no-such-user", "a").0, Some(2));
+    assert_eq!(ask(&file, "+5", "a").0, Some(2));
     assert_eq!(ask(&file, "root", "a..b").0, Some(2));
     assert_eq!(ask(Path::new("/nowhere"), "root", "a").0, Some(2));
+}
+
+/// A claim is of all that lies below a key, so its line has to be one that allows all of it, and none
+/// before it may deny some of it.
+#[test]
+fn who_may_own_is_explained_as_a_claim_is_judged() {
+    let plan = with_rules(
+        "\
+deny  anyone      own a.b.secret
+allow anyone      own a.*
+allow user:0      own c
+",
+    );
+    let daemon = plan.start();
+    let mut client = daemon.connect();
+    let mut check = |key: &str, is_allowed: bool, expected: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nkv-server"))
+            .arg("--check-access")
+            .args([plan.directory().join("rules").as_os_str(), "0".as_ref()])
+            .arg(key)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.starts_with("own")).unwrap();
+        assert_eq!(line, format!("own      {expected}"), "{key}");
+        let claim = format!(r#"{{"op":"claim","key":"{key}"}}"#);
+        let is_claimed = client.ask(&claim)["ok"] == true;
+        assert_eq!(is_claimed, is_allowed, "{key}");
+    };
+    check("a.c", true, "allowed by line 2: allow anyone      own a.*");
+    check(
+        "a.b.c",
+        true,
+        "allowed by line 2: allow anyone      own a.*",
+    );
+    let secret = "denied by line 1: deny  anyone      own a.b.secret";
+    for key in ["a", "a.b", "a.b.secret", "a.b.secret.x"] {
+        let is_allowed = key == "a.b.secret.x";
+        let expected = match is_allowed {
+            true => "allowed by line 2: allow anyone      own a.*",
+            false => secret,
+        };
+        check(key, is_allowed, expected);
+    }
+    check(
+        "c",
+        false,
+        "denied: no line allows all that can lie below it",
+    );
+    check("d", false, "denied: no line allows it");
 }

@@ -3,8 +3,8 @@
 use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-use nkv::access::{Action, Decision, Resource, Rules, Subject};
-use nkv::{Key, server};
+use nkv::access::{Action, Decision, Resource, Rules, Subject, parse_number};
+use nkv::{Key, Pattern, server};
 
 use crate::arguments::Question;
 
@@ -16,8 +16,11 @@ pub(crate) fn explain(question: &Question) -> Result<String, String> {
     let key = Key::new(&question.key).map_err(|error| format!("{}: {error}", question.key))?;
     let mut text = format!("{} is {}\n", question.user, described(&subject));
     for action in Action::ALL {
-        let decision = rules.decide(&subject, action, key.borrowed());
-        text.push_str(&format!("{:<8} {}\n", action.as_str(), reason(&decision)));
+        let reason = match action {
+            Action::Own => claiming(&rules, &subject, &key)?,
+            _ => reason(&rules.decide(&subject, action, key.borrowed())),
+        };
+        text.push_str(&format!("{:<8} {reason}\n", action.as_str()));
     }
     text.push_str(&format!("lifetime {}\n", lifetime(&rules, &key)));
     for resource in Resource::ALL {
@@ -36,11 +39,12 @@ fn subject(user: &str) -> Result<Subject, String> {
     if user == "tcp" {
         return Ok(Subject::Tcp);
     }
-    let found = match user.parse() {
-        Ok(uid) => User::from_uid(Uid::from_raw(uid)),
-        Err(_) => User::from_name(user),
+    let number = parse_number(user);
+    let found = match number {
+        Some(uid) => User::from_uid(Uid::from_raw(uid)),
+        None => User::from_name(user),
     };
-    match (found, user.parse()) {
+    match (found, number) {
         (Ok(Some(user)), _) => {
             let name = CString::new(user.name).map_err(|error| error.to_string())?;
             let groups = getgrouplist(&name, user.gid).map_err(|error| error.to_string())?;
@@ -50,12 +54,12 @@ fn subject(user: &str) -> Result<Subject, String> {
             })
         }
         // A number need not have a name.
-        (_, Ok(uid)) => Ok(Subject::User {
+        (_, Some(uid)) => Ok(Subject::User {
             uid,
             gids: Vec::new(),
         }),
-        (Ok(None), Err(_)) => Err(format!("there is no user {user}")),
-        (Err(error), Err(_)) => Err(format!("can't look up {user}: {error}")),
+        (Ok(None), None) => Err(format!("there is no user {user}")),
+        (Err(error), None) => Err(format!("can't look up {user}: {error}")),
     }
 }
 
@@ -81,6 +85,17 @@ fn reason(decision: &Decision<'_>) -> String {
         (true, None) => "allowed: there are no rules".into(),
         (false, None) => "denied: no line allows it".into(),
     }
+}
+
+/// Whether a key can be claimed: with it goes all that can lie below.
+fn claiming(rules: &Rules, subject: &Subject, key: &Key) -> Result<String, String> {
+    let subtree = Pattern::new(key.as_str()).map_err(|error| error.to_string())?;
+    let decision = rules.decide_all(subject, Action::Own, &subtree.with_descendants());
+    let alone = rules.decide(subject, Action::Own, key.borrowed());
+    Ok(match (decision.line, alone.line) {
+        (None, Some(_)) => "denied: no line allows all that can lie below it".into(),
+        _ => reason(&decision),
+    })
 }
 
 fn lifetime(rules: &Rules, key: &Key) -> String {
