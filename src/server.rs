@@ -923,10 +923,18 @@ fn read_token(path: &PathBuf) -> Result<broker::Token, BindError> {
 }
 
 fn load_rules(path: &Path) -> Result<Arc<Rules>, BindError> {
-    read_rules(path).map_err(|source| BindError::Access {
+    let rules = read_rules(path).map_err(|source| BindError::Access {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    if rules.are_empty() {
+        // Nobody writes such a file on purpose; it may have lost its lines.
+        warn!(
+            "{} has no line: everybody may do everything",
+            path.display()
+        );
+    }
+    Ok(rules)
 }
 
 fn group_id(name: &str) -> Result<u32, BindError> {

@@ -431,3 +431,23 @@ allow user:0      own c
     );
     check("d", false, "denied: no line allows it");
 }
+
+/// A file that has lost its lines, say with the power, lets everybody do everything. That is not to go
+/// unnoticed.
+#[test]
+fn a_file_without_rules_is_noticed() {
+    const NOTICE: &str = "everybody may do everything";
+    let plan = with_rules("# nothing\n");
+    let daemon = plan.start();
+    let line = daemon.wait_for_log(NOTICE);
+    assert!(line.contains("/rules has no line"), "{line}");
+    for rules in ["lifetime a.* boot\n", "allow anyone all *\n"] {
+        let daemon = with_rules(rules).start();
+        assert!(!daemon.log().contains(NOTICE), "{rules}");
+    }
+    let plan = with_rules("allow user:0 read *\n");
+    let daemon = plan.start();
+    std::fs::write(plan.directory().join("rules"), "").unwrap();
+    daemon.signal("HUP");
+    daemon.wait_for_log(NOTICE);
+}
