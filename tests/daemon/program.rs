@@ -52,6 +52,8 @@ fn usage_errors_name_the_option() {
     check(&["--no-such-option"], "--no-such-option");
     check(&["--max-clients"], "--max-clients");
     check(&["--max-clients", "few"], "--max-clients");
+    let too_many = ["--check-access", "/dev/null", "root", "a", "more"];
+    check(&too_many, "--check-access");
     check(&["--max-clients=0"], "--max-clients");
     check(&["--socket-mode", "9"], "--socket-mode");
     check(&["--idle-exit", "soon"], "--idle-exit");

@@ -64,11 +64,15 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
                     let word = parser.value().and_then(ValueExt::string);
                     word.map_err(|_| "--check-access takes FILE, USER and KEY".to_owned())
                 };
-                return Ok(Asked::CheckAccess(Box::new(Question {
+                let question = Question {
                     file: word()?.into(),
                     user: word()?,
                     key: word()?,
-                })));
+                };
+                return match parser.next() {
+                    Ok(None) => Ok(Asked::CheckAccess(Box::new(question))),
+                    _ => Err("--check-access takes FILE, USER and KEY, and nothing more".into()),
+                };
             }
             Arg::Long("in-memory") => {
                 kept.in_memory = true;
