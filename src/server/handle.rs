@@ -34,7 +34,7 @@ pub struct Handle {
 pub struct Flags {
     /// Stop cleanly.
     pub stop: Arc<AtomicBool>,
-    /// Read the token file again.
+    /// Read the token file and the rules again.
     pub reload: Arc<AtomicBool>,
     /// Log the statistics.
     pub log_statistics: Arc<AtomicBool>,
@@ -84,6 +84,12 @@ impl Handle {
     /// Asks the server to stop cleanly. Returns at once.
     pub fn stop(&self) {
         self.flags.stop.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Asks the server to read the token file and the rules again. Returns at once.
+    pub fn reload(&self) {
+        self.flags.reload.store(true, Ordering::Relaxed);
         self.wake();
     }
 

@@ -1,5 +1,6 @@
 //! Options, exit codes, socket files, signals, and what is logged.
 
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -51,9 +52,9 @@ fn usage_errors_name_the_option() {
     };
     check(&["--no-such-option"], "--no-such-option");
     check(&["--max-clients"], "--max-clients");
-    check(&["--max-clients", "few"], "--max-clients");
     let too_many = ["--check-access", "/dev/null", "root", "a", "more"];
     check(&too_many, "--check-access");
+    check(&["--max-clients", "few"], "--max-clients");
     check(&["--max-clients=0"], "--max-clients");
     check(&["--socket-mode", "9"], "--socket-mode");
     check(&["--idle-exit", "soon"], "--idle-exit");
@@ -276,6 +277,31 @@ fn a_signal_logs_the_statistics() {
     let line = daemon.wait_for_log("statistics: {");
     assert!(line.contains(r#""puts":1,"#), "{line}");
     daemon.connect().ping();
+}
+
+/// The daemon is held in its start: it reads its rules from a pipe that stays open.
+#[test]
+fn a_signal_may_come_while_it_starts() {
+    let plan = Plan::new();
+    let rules = plan.directory().join("rules");
+    nix::unistd::mkfifo(&rules, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let daemon = plan.with(&["--access", rules.to_str().unwrap()]).launch();
+    // It is opened when the other end is.
+    let mut pipe = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&rules)
+        .unwrap();
+    std::fs::remove_file(&rules).unwrap();
+    std::fs::write(&rules, "allow anyone read *\n").unwrap();
+    daemon.signal("USR1");
+    daemon.signal("HUP");
+    pipe.write_all(b"allow anyone all *\n").unwrap();
+    drop(pipe);
+    assert!(daemon.serves(), "{}", daemon.log());
+    // What has changed since the start has read it counts, and the other signal has nothing to tell of.
+    daemon.wait_for_log("the rules are read again");
+    let mut client = daemon.connect();
+    assert_eq!(client.fail(r#"{"op":"put","key":"a","value":1}"#), "denied");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{info, warn};
 use nkv::Address;
@@ -94,6 +94,11 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
     // asks for anything is enough.
     let refused = signal_hook::flag::register(SIGXFSZ, Arc::default());
     refused.map_err(signals_failed)?;
+    // Reading long journals takes time, in which these are not to be the end either.
+    let early_reload = Arc::new(AtomicBool::new(false));
+    let early = signal_hook::flag::register(SIGHUP, Arc::clone(&early_reload))
+        .and_then(|_| signal_hook::flag::register(SIGUSR1, Arc::default()));
+    early.map_err(signals_failed)?;
     let needs = needs(&options);
     let server = Server::bind(options).map_err(|error| Failure {
         code: match error {
@@ -109,6 +114,9 @@ fn serve(arguments: Arguments) -> Result<(), Failure> {
         message: error.to_string(),
     })?;
     hear_signals(&server.handle()).map_err(signals_failed)?;
+    if early_reload.load(Ordering::Relaxed) {
+        server.handle().reload();
+    }
     confinement::confine(&needs);
     info!("{keeping}");
     server.run().map_err(|error| Failure {
