@@ -1,12 +1,17 @@
 //! Whom a change concerns: a trie over the segments of the patterns that are subscribed to.
 //!
 //! Each level of the trie is one segment, a literal or a star. Walking a key's segments down the
-//! trie meets exactly the subscriptions that cover it, and costs as many steps as there are distinct
+//! trie meets the subscriptions that cover it, and costs as many steps as there are distinct
 //! patterns on the way, however many subscriptions share them or stand elsewhere.
 //!
 //! A subscription stands at the node of its pattern's last required segment: under `below` where it
 //! covers that node and everything under it, under `at` where it covers the node alone. Nothing is
 //! decided here but whom to mark; what they are told is made when they can read it.
+//!
+//! The trie is not deep. With a star or a literal in each place of very long patterns, one key could lead to
+//! tens of thousands of nodes, and a batch has many keys. So a longer pattern stands where its first
+//! segments end, and there it is met by whatever changes below. That it is concerned is found out when it
+//! reads, in the time that its user has.
 //!
 //! Whoever has been marked has something to read, and more changes make no difference to it until it has
 //! read everything. So it is met once and is **asleep** then, until it is woken at the end of its reading:
@@ -18,6 +23,10 @@ use std::collections::BTreeMap;
 use slab::Slab;
 
 use crate::key::{KeyRef, Pattern};
+
+/// Of a pattern so many segments are distinguished. A key leads to fewer than twice as many nodes as there are
+/// ways to put stars in these.
+const SEGMENTS_MAX: usize = 8;
 
 /// A subscription's place: which session, and which of its subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +95,7 @@ impl Watch {
     /// count that [`Watch::wake`] continues.
     pub fn add(&mut self, pattern: &Pattern, watcher: Watcher) -> (Member, u64) {
         let mut node = self.root;
-        for segment in pattern.required_segments() {
+        for segment in pattern.required_segments().take(SEGMENTS_MAX) {
             let known = match segment {
                 "*" => self.nodes[node].star,
                 literal => self.nodes[node].literals.get(literal).copied(),
@@ -102,7 +111,8 @@ impl Watch {
                 child
             });
         }
-        let is_below = pattern.is_subtree();
+        let is_below =
+            pattern.is_subtree() || pattern.required_segments().nth(SEGMENTS_MAX).is_some();
         let watchers = self.nodes[node].watchers(is_below);
         watchers.members += 1;
         let member = Member(self.members.insert(Standing {
@@ -115,7 +125,7 @@ impl Watch {
     }
 
     /// Has a subscription met by the next change that it covers. Returns a count of changes: it has grown by
-    /// as many as there were that it covers.
+    /// as many as there were that it covers, or that may have been for all that the trie knows.
     pub fn wake(&mut self, member: Member) -> u64 {
         let standing = &mut self.members[member.0];
         let watchers = self.nodes[standing.node].watchers(standing.is_below);
@@ -146,7 +156,8 @@ impl Watch {
     /// Removes the nodes on the way to a pattern's that nobody needs any more.
     fn prune(&mut self, pattern: &Pattern) {
         let mut path = vec![self.root];
-        let segments: Vec<&str> = pattern.required_segments().collect();
+        let segments = pattern.required_segments().take(SEGMENTS_MAX);
+        let segments: Vec<&str> = segments.collect();
         for segment in &segments {
             let node = &self.nodes[path[path.len() - 1]];
             let child = match *segment {
@@ -171,7 +182,7 @@ impl Watch {
     }
 
     /// Notes a change of a key: calls `found` for each subscription that covers it and is awake, and puts it
-    /// to sleep. Returns how many places it has looked at for that.
+    /// to sleep. One whose pattern is long may be found for a key that it does not cover. Returns how many places it has looked at for that.
     pub fn visit(&mut self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) -> usize {
         let root = &self.nodes[self.root];
         if root.is_empty() {
@@ -193,7 +204,7 @@ impl Watch {
         places
     }
 
-    /// Recurses once a segment; a key has at most half as many segments as bytes.
+    /// Recurses once a level, of which there are few.
     fn visit_below(
         &mut self,
         node: usize,
@@ -297,6 +308,47 @@ mod tests {
         watch.remove(&pattern, members[1]);
         assert_eq!(watch.nodes.len(), 1);
         assert_eq!(watch.visit(key, |_| panic!("nobody is left")), 0);
+    }
+
+    /// Patterns with a star or a letter in each of many places, and a key that all of them match.
+    #[test]
+    fn long_patterns_make_no_deep_trie() {
+        const SEGMENTS: usize = 16;
+        let patterns = (0..4096_usize).map(|stars| {
+            // Spread over all places, the last ones included.
+            let is_star = |place: usize| (stars * 16 + stars % 16) >> place & 1 == 1;
+            let segments = (0..SEGMENTS).map(|place| if is_star(place) { "*" } else { "a" });
+            Pattern::new(&segments.collect::<Vec<_>>().join(".")).unwrap()
+        });
+        let patterns: Vec<Pattern> = patterns.collect();
+        let mut watch = Watch::default();
+        let mut members = Vec::new();
+        for (session, pattern) in patterns.iter().enumerate() {
+            let subscription = 0;
+            let watcher = Watcher {
+                session,
+                subscription,
+            };
+            let (member, _) = watch.add(pattern, watcher);
+            watch.wake(member);
+            members.push(member);
+        }
+        let text = ["a"; SEGMENTS].join(".");
+        let mut met = 0;
+        let places = watch.visit(KeyRef::new(&text).unwrap(), |_| met += 1);
+        assert_eq!(met, patterns.len());
+        assert!(places < 512, "{places} places");
+        // Whoever can't match is not met by keys that are too short.
+        members.iter().for_each(|member| {
+            watch.wake(*member);
+        });
+        watch.visit(KeyRef::new("a.a.a.a.a.a.a").unwrap(), |watcher| {
+            panic!("{watcher:?} is longer")
+        });
+        for (pattern, member) in patterns.iter().zip(members) {
+            watch.remove(pattern, member);
+        }
+        assert_eq!(watch.nodes.len(), 1, "only the root is left");
     }
 
     /// Every pattern against every key, by the trie and by the pattern itself.

@@ -296,9 +296,8 @@ fn account(peer: &Peer) -> Account {
     }
 }
 
-/// How many subscriptions one with this pattern counts as: one, unless it is long. Each segment is a place
-/// of its own, with some hundred bytes, and a key with as many segments may lead to all of those of
-/// patterns with stars.
+/// How many subscriptions one with this pattern counts as: one, unless it is long. It takes as much more memory
+/// then, and time to be held against a key.
 fn weight(pattern: &Pattern) -> u64 {
     let segments = pattern.required_segments().count() as u64;
     segments.div_ceil(SEGMENTS_FREE).max(1).pow(2)

@@ -349,6 +349,49 @@ fn the_patterns_of_a_batch_look_at_what_it_has_changed() {
     }
 }
 
+/// Whoever subscribes to a long pattern is told of what it covers, and not of what only begins in the same
+/// way: no event, and no `sync` either.
+#[test]
+fn long_patterns_are_held_against_all_of_a_key() {
+    let mut bench = pair(Limits::default());
+    let subscribe = |id: u32, key: &str, more: &str| {
+        format!("{{\"id\":{id},\"op\":\"subscribe\",\"key\":\"{key}\",\"cuts\":true{more}}}\n")
+    };
+    let exact = subscribe(1, "1.*.3.4.5.6.7.8.9.*.z", r#","exact":true"#);
+    let whole = subscribe(2, "1.*.3.4.5.6.7.8.9.*.z", "");
+    bench.send(1, (exact + &whole).as_bytes());
+    bench.settle(WHOLE);
+    assert_eq!(lines(&mut bench, 1).len(), 4);
+    let mut told = |key: &str, op: &str| {
+        let request = format!(r#"{{"op":"{op},"key":"{key}"}}"#);
+        assert_eq!(ask(&mut bench, 0, &request)["ok"], true, "{request}");
+        bench.settle(WHOLE);
+        let words = lines(&mut bench, 1).into_iter().map(|line| {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            format!("{} {}", line["sub"], line["event"].as_str().unwrap())
+        });
+        words.collect::<Vec<String>>()
+    };
+    let put = r#"put","value":1"#;
+    for key in [
+        "1.x.3.4.5.6.7.8",
+        "1.x.3.4.5.6.7.8.9.x",
+        "1.x.3.4.5.6.7.8.9.x.y",
+        "1.x.3.4.5.6.7.8.0.x.z",
+        "1.x.3.4.5.6.7.0.9.x.z",
+    ] {
+        assert!(told(key, put).is_empty(), "{key}");
+    }
+    let both = |event: &str| {
+        [1, 2]
+            .map(|sub| [format!("{sub} {event}"), format!("{sub} sync")])
+            .concat()
+    };
+    assert_eq!(told("1.x.3.4.5.6.7.8.9.x.z", put), both("put"));
+    assert_eq!(told("1.x.3.4.5.6.7.8.9.x.z.0", put), both("put")[2..]);
+    assert_eq!(told("1.x.3.4.5.6.7.8.9.x.z", r#"delete""#), both("delete"));
+}
+
 /// Section 5, point 1, with 100,000 keys: byte order, one `sync`, nobody waits.
 #[test]
 fn a_subscription_begins_with_very_many_entries() {
