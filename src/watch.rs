@@ -182,7 +182,8 @@ impl Watch {
     }
 
     /// Notes a change of a key: calls `found` for each subscription that covers it and is awake, and puts it
-    /// to sleep. One whose pattern is long may be found for a key that it does not cover. Returns how many places it has looked at for that.
+    /// to sleep. One whose pattern is long may be found for a key that it does not cover. Returns how many
+    /// places it has looked at for that.
     pub fn visit(&mut self, key: KeyRef<'_>, mut found: impl FnMut(Watcher)) -> usize {
         let root = &self.nodes[self.root];
         if root.is_empty() {
