@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 
 use crate::access::Action;
-use crate::key::{KeyRef, Pattern};
+use crate::key::{KEY_BYTES_MAX, Key, KeyRef, Pattern};
 use crate::keyspace::{Class, Entry, Held, Owner, Terms};
 use crate::session::{Peer, Session};
 use crate::wire::{ErrorCode, Lifetime, Payload};
@@ -36,7 +36,7 @@ impl Broker {
     pub(super) fn claim(&mut self, session: usize, key: &str) -> Result<u64, Refusal> {
         let key = writable_key(key)?;
         self.check_owns(session, key)?;
-        let claim = KeyRef::new(&claim_of(key))?.to_key();
+        let claim = claim_key(key)?;
         self.check_no_overlap(session, key, claim.borrowed())?;
         self.check_writable(Class::Boot)?;
         let owner = self.sessions[session].owner;
@@ -66,7 +66,7 @@ impl Broker {
     /// Lets go of a claim, and returns the revision of that.
     pub(super) fn release(&mut self, session: usize, key: &str) -> Result<u64, Refusal> {
         let key = writable_key(key)?;
-        let claim = KeyRef::new(&claim_of(key))?.to_key();
+        let claim = claim_key(key)?;
         let entry = self.keyspace.entry(claim.borrowed());
         if !entry.is_some_and(|entry| self.holds(session, &entry)) {
             let message = format!("this connection has not claimed {key}");
@@ -185,6 +185,21 @@ impl Broker {
 
 fn claim_of(key: KeyRef<'_>) -> String {
     format!("{PREFIX}{key}")
+}
+
+/// The key of a key's claim, which has to be one itself.
+fn claim_key(key: KeyRef<'_>) -> Result<Key, Refusal> {
+    match KeyRef::new(&claim_of(key)) {
+        Ok(claim) => Ok(claim.to_key()),
+        Err(_) => Err(Refusal::new(
+            ErrorCode::TooLarge,
+            format!(
+                "a key that is claimed has at most {} bytes, this one has {}",
+                KEY_BYTES_MAX - PREFIX.len(),
+                key.as_str().len()
+            ),
+        )),
+    }
 }
 
 /// Who a session is, as the value of a claim.

@@ -184,6 +184,21 @@ fn waiting_ends_when_it_is_so() {
     assert_eq!(gone.end(), (Some(0), String::new()));
 }
 
+/// A socket takes connections when nobody serves it yet: systemd's, say, of a daemon that can't start.
+#[test]
+fn waiting_ends_in_time_where_nobody_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("nkv.sock");
+    let _unserved = UnixListener::bind(&path).unwrap();
+    let mut waiting = client(path.to_str().unwrap());
+    let output = waiting.args(["wait", "a", "-t", "300ms"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "nkv-client: --timeout ran out waiting for a to exist\n"
+    );
+}
+
 #[test]
 fn an_entry_is_held_until_the_program_ends() {
     let daemon = Daemon::start();

@@ -422,7 +422,8 @@ pub(crate) enum ShellCommand {
 }
 
 /// The program's arguments in the form in which they are declared: the first word that is no
-/// option is an ADDRESS (then `-a` is put before it) or a command (then in lower case).
+/// option is an ADDRESS (then `-a` is put before it) or a command (then in lower case, and so is one
+/// that `help` is asked of).
 pub(crate) fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut normal: Vec<OsString> = Vec::new();
     let mut arguments = arguments.into_iter();
@@ -436,8 +437,14 @@ pub(crate) fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<O
             continue;
         }
         if is_command::<Arguments>(&text) {
-            normal.push(text.to_lowercase().into());
-            normal.extend(arguments);
+            let command = text.to_lowercase();
+            if command == "help" {
+                let words = arguments.map(|word| asked::<Arguments>(&word.to_string_lossy()));
+                normal.extend([command].into_iter().chain(words).map(OsString::from));
+            } else {
+                normal.push(command.into());
+                normal.extend(arguments);
+            }
             break;
         }
         // A word that is neither is left for clap to complain about, unless it was meant as one.
@@ -453,12 +460,27 @@ pub(crate) fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<O
 /// The words of a shell line, its command in lower case.
 pub(crate) fn shell_words(line: &str) -> Result<Vec<String>, shell_words::ParseError> {
     let mut words = shell_words::split(line)?;
-    if let Some(first) = words.first_mut()
+    if let Some((first, others)) = words.split_first_mut()
         && is_command::<ShellLine>(first)
     {
         *first = first.to_lowercase();
+        if first == "help" {
+            for word in others {
+                *word = asked::<ShellLine>(word);
+            }
+        }
     }
     Ok(words)
+}
+
+/// What stands after `help`: a command, in any case like others, or a wish for the help of `help` itself,
+/// which clap takes for the name of a command.
+fn asked<P: CommandFactory>(word: &str) -> String {
+    match word {
+        "-h" | "--help" => "help".to_owned(),
+        word if is_command::<P>(word) => word.to_lowercase(),
+        word => word.to_owned(),
+    }
 }
 
 /// Every word that may stand at the front of a shell line.
@@ -554,6 +576,8 @@ mod tests {
         check("nkv-client get a", "nkv-client get a");
         check("nkv-client GET A", "nkv-client get A");
         check("nkv-client Del A", "nkv-client del A");
+        check("nkv-client Help GET", "nkv-client help get");
+        check("nkv-client help --help", "nkv-client help help");
         check("nkv-client localhost:4222", "nkv-client -a localhost:4222");
         check("nkv-client 4222 GET GET", "nkv-client -a 4222 get GET");
         check("nkv-client ./s put a ./b", "nkv-client -a ./s put a ./b");

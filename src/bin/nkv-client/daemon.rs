@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nkv::Address;
-use nkv::client::{Builder, Client, Error, Link};
+use nkv::client::{Builder, CONNECT_TIMEOUT, Client, Error, Link};
 
 use crate::arguments::Arguments;
 use crate::failure::{Failure, USAGE, plain};
 use crate::subscribe::notice;
+
+/// How long a daemon has to answer a greeting, however little time there is: one that is there does.
+const GREETING_MIN: Duration = Duration::from_millis(100);
 
 /// How to reach the daemon.
 #[derive(Clone)]
@@ -46,6 +49,15 @@ impl Target {
 
     pub(crate) fn connect(&self) -> Result<Client, Error> {
         self.builder.connect(&self.address)
+    }
+
+    /// The same, for who has no more time than this.
+    pub(crate) fn within(&self, timeout: Duration) -> Target {
+        let patience = timeout.clamp(GREETING_MIN, CONNECT_TIMEOUT);
+        Target {
+            address: self.address.clone(),
+            builder: self.builder.clone().connect_timeout(patience),
+        }
     }
 
     /// A daemon that is reached again whenever the connection was lost. The first attempt to reach it is

@@ -23,6 +23,8 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// Whether the connection is of no more use.
     pub(crate) is_disconnect: bool,
+    /// Whether the daemon did not answer in time.
+    pub(crate) is_late: bool,
 }
 
 impl Failure {
@@ -31,6 +33,7 @@ impl Failure {
             code,
             message: message.into(),
             is_disconnect: false,
+            is_late: false,
         }
     }
 
@@ -86,6 +89,11 @@ impl From<&Error> for Failure {
             code,
             message,
             is_disconnect: error.is_disconnect(),
+            is_late: match error {
+                Error::Timeout => true,
+                Error::Connect { source, .. } => source.kind() == io::ErrorKind::TimedOut,
+                _ => false,
+            },
         }
     }
 }

@@ -193,6 +193,8 @@ pub(crate) fn replace_file(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 /// Rows of a table in columns that are as wide as they must be.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let row = |row: &Vec<String>| row.iter().map(|cell| shown(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()
@@ -204,7 +206,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         .map(|column| width(column).unwrap_or(0))
         .collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)
@@ -212,6 +214,19 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
             .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
+    }
+    text
+}
+
+/// A cell with its control characters escaped. A client's name is whatever that client says, and must
+/// neither begin a row nor be obeyed by the terminal.
+fn shown(cell: &str) -> String {
+    let mut text = String::with_capacity(cell.len());
+    for char in cell.chars() {
+        match char.is_control() {
+            true => text.extend(char.escape_default()),
+            false => text.push(char),
+        }
     }
     text
 }
@@ -260,6 +275,10 @@ mod tests {
             "a      b\ngröße  1\n"
         );
         assert_eq!(table(&[]), "");
+        assert_eq!(
+            table(&[row(&["a\u{1b}[2J\nroot", "1"]), row(&["\u{9b}", "2"])]),
+            "a\\u{1b}[2J\\nroot  1\n\\u{9b}            2\n"
+        );
     }
 
     #[test]

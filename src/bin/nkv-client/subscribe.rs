@@ -78,8 +78,32 @@ pub(crate) fn wait(
     let expected = expected.transpose()?;
     let key = Key::new(&arguments.key)
         .map_err(|error| Failure::from(Error::Key(error)).during(&arguments.key))?;
-    let wanted = target.link().events(key.as_str())?.exact();
-    let mut follower = Follower::start(wanted, stopper, Arc::new(notice))?;
+    let out_of_time = || {
+        let what = match (&expected, arguments.gone) {
+            (_, true) => "to be gone".to_owned(),
+            (Some(expected), _) => format!("to be {}", value_text(expected)),
+            (None, _) => "to exist".to_owned(),
+        };
+        Failure::new(
+            TIMED_OUT,
+            format!("--timeout ran out waiting for {key} {what}"),
+        )
+    };
+    // A socket whose daemon can't answer takes connections all the same.
+    let link = match arguments.timeout {
+        Some(timeout) => target.within(timeout).link(),
+        None => target.link(),
+    };
+    let wanted = link.events(key.as_str())?.exact();
+    let started = Follower::start(wanted, stopper, Arc::new(notice));
+    let mut follower = started.map_err(|failure| {
+        let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if failure.is_late && is_over {
+            out_of_time()
+        } else {
+            failure
+        }
+    })?;
     let mut exists = false;
     while let Some(event) = follower.next(deadline)? {
         match event {
@@ -101,15 +125,7 @@ pub(crate) fn wait(
     if stopper.is_stopped() {
         return Err(Failure::new(NOT_MET, "interrupted"));
     }
-    let what = match (&expected, arguments.gone) {
-        (_, true) => "to be gone".to_owned(),
-        (Some(expected), _) => format!("to be {}", value_text(expected)),
-        (None, _) => "to exist".to_owned(),
-    };
-    Err(Failure::new(
-        TIMED_OUT,
-        format!("--timeout ran out waiting for {key} {what}"),
-    ))
+    Err(out_of_time())
 }
 
 /// Tells the user about the connection.

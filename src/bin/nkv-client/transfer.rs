@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nkv::Key;
 use nkv::client::{Batch, Client, Error, Lifetime, Pending, Put, Value, Written};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::arguments::checked;
@@ -22,24 +23,29 @@ use crate::output::{buffered_stdout, export_json};
 /// How many puts of an import are under way at once.
 const UNDER_WAY_MAX: usize = 512;
 
-/// One line of an import, or of a batch where `op` is there. Fields that mean nothing are refused: a
-/// mistyped condition must not pass.
+/// One line of an import, or of a batch where `op` is there. Fields that mean nothing are refused, and
+/// `null` in the place of one too: a mistyped condition must not pass.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    #[serde(default, deserialize_with = "present")]
     op: Option<String>,
     key: String,
     #[serde(default, deserialize_with = "present")]
     value: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "present")]
     base64: Option<String>,
+    #[serde(default, deserialize_with = "present")]
     lifetime: Option<Lifetime>,
+    #[serde(default, deserialize_with = "present")]
     ttl_ms: Option<u64>,
+    #[serde(default, deserialize_with = "present")]
     if_rev: Option<u64>,
     #[serde(default)]
     if_changed: bool,
-    /// What `get --json` tells. Revisions can't be put.
-    #[serde(rename = "rev")]
-    _rev: Option<u64>,
+    /// What `get --json` tells. Revisions can't be put, so an import passes over it.
+    #[serde(default, deserialize_with = "present")]
+    rev: Option<u64>,
 }
 
 /// Writes entries to stdout, without those of lifetime `session`.
@@ -125,8 +131,15 @@ fn add<'c>(batch: Batch<'c>, line: Line) -> Result<Batch<'c>, Failure> {
         || line.lifetime.is_some()
         || line.ttl_ms.is_some()
         || line.if_changed;
+    if line.rev.is_some() {
+        let message = "an operation has no `rev`; a condition is `if_rev`";
+        return Err(Failure::new(USAGE, message));
+    }
     // The batch would tell of a bad key only at the end, without its line.
-    checked(&line.key)?;
+    let pattern = checked(&line.key)?;
+    if line.if_rev.is_some() {
+        Key::new(pattern.as_str()).map_err(Error::Key)?;
+    }
     match (line.op.as_deref(), line.if_rev) {
         (Some("put"), _) => Ok(batch.put_with(put(line)?)),
         (Some("delete" | "check"), _) if has_put_fields => Err(Failure::new(
@@ -190,6 +203,10 @@ fn failed(number: usize, error: Error) -> Failure {
 }
 
 fn read(number: usize, text: &str) -> Result<Line, Failure> {
+    // Serde would take an array of the fields as well.
+    if !text.trim_start().starts_with('{') {
+        return Err(Failure::new(USAGE, "not a JSON object").during(&at(number)));
+    }
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
         // The line that serde_json counts is always the first.
@@ -252,9 +269,9 @@ fn progress(is_in_the_way: bool, bytes: Option<u64>) -> ProgressBar {
     ProgressBar::with_draw_target(bytes, target).with_style(style)
 }
 
-/// `null` is a value, not an absence.
-pub(crate) fn present<'de, D: serde::Deserializer<'de>>(
+/// What stands there, `null` included: that may be a value, and is no absence.
+pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     d: D,
-) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(d).map(Some)
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(d).map(Some)
 }

@@ -41,7 +41,7 @@ const MESSAGE_BYTES_MIN: u64 = 4096;
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     let mut options = Options::default();
     let mut kept = Kept::default();
-    let mut log = std::env::var("NKV_LOG").unwrap_or_else(|_| "info".into());
+    let mut log = None;
     let mut parser = Parser::from_iter(words);
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         let name = match argument {
@@ -90,7 +90,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
             .and_then(ValueExt::string)
             .map_err(|error| error.to_string())?;
         match &*name {
-            "log" => log = value,
+            "log" => log = Some(filter(value).map_err(|error| format!("--log: {error}"))?),
             "data-dir" => {
                 kept.data_directory =
                     Some(directory(&value).map_err(|error| format!("--data-dir: {error}"))?)
@@ -106,6 +106,11 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
         }
     }
     options.journals = kept.journals()?;
+    let log = match (log, std::env::var("NKV_LOG")) {
+        (Some(log), _) => log,
+        (None, Ok(text)) => filter(text).map_err(|error| format!("NKV_LOG: {error}"))?,
+        (None, Err(_)) => "info".into(),
+    };
     Ok(Asked::Serve(Box::new(Arguments { options, log })))
 }
 
@@ -142,6 +147,26 @@ fn directory(value: &str) -> Result<PathBuf, String> {
     match value {
         "" => Err("it is empty".into()),
         value => Ok(value.into()),
+    }
+}
+
+/// A filter of the log that env_logger takes as it is meant. It would pass over what it can't read, and
+/// take a word alone for the name of a module, so that nothing else is logged: a mistyped level would
+/// silence errors.
+fn filter(text: String) -> Result<String, String> {
+    env_filter::Builder::new()
+        .try_parse(&text)
+        .map_err(|error| error.to_string())?;
+    let directives = text.split('/').next().unwrap_or_default().split(',');
+    let is_meant = |word: &str| {
+        let is_level = word.is_empty() || word.parse::<log::LevelFilter>().is_ok();
+        is_level || word.contains(['=', ':']) || word.starts_with("nkv")
+    };
+    match directives.map(str::trim).find(|word| !is_meant(word)) {
+        Some(word) => Err(format!(
+            "{word:?} is none of error, warn, info, debug, trace and off, and no module of nkv"
+        )),
+        None => Ok(text),
     }
 }
 
@@ -357,6 +382,21 @@ mod tests {
     }
 
     #[test]
+    fn filters_of_the_log_are_env_loggers() {
+        for filter in [
+            "",
+            "off",
+            "WARN",
+            "info, nkv::server=debug",
+            "nkv_server",
+            "mio=trace",
+            "info/journal",
+        ] {
+            assert_eq!(parsed(&["--log", filter]).unwrap().log, filter);
+        }
+    }
+
+    #[test]
     fn the_option_at_fault_is_named() {
         let check = |words: &[&str], named: &str| {
             let message = parsed(words).err().unwrap();
@@ -380,6 +420,9 @@ mod tests {
         check(&["--data-dir", ""], "--data-dir");
         check(&["--runtime-dir"], "--runtime-dir");
         check(&["--access"], "--access");
+        check(&["--log", "warning"], "--log");
+        check(&["--log", "info,nkv::server=loud"], "--log");
+        check(&["--log", "info=warn=error"], "--log");
         check(&["--check-access", "a", "b"], "--check-access");
         check(&["-x"], "-x");
         check(&["nowhere"], "nowhere");
