@@ -249,6 +249,29 @@ pub(crate) const ALL: &[Attack] = &[
         ),
     ),
     within(
+        P99_MAX_BATCHES,
+        attack(
+            "sweeping-batches",
+            "batches of 12,000 puts and 14,000 deletions by a pattern that matches none of them",
+            memory(CONNECTIONS, 0, 0, 0, BUFFERED),
+            |ground| {
+                let puts = (0..12_000).map(|number| put(&format!("b{number}"), "1"));
+                let sweep = r#"{"op":"delete","key":"n.*"}"#.to_owned();
+                let all = puts.chain(std::iter::repeat_n(sweep, 14_000));
+                flood(ground, 16, b"", &batch(all), Appetite::All);
+            },
+        ),
+    ),
+    within(
+        P99_MAX_BATCHES,
+        attack(
+            "star-batches",
+            "4,096 patterns with a star or a letter in each of 16 places, and batches of 14,000 puts that all of them match",
+            memory(CONNECTIONS, SUBSCRIPTIONS, 1000, 0, BUFFERED),
+            star_batches,
+        ),
+    ),
+    within(
         P99_MAX_LINES,
         before(
             large_value,
@@ -547,27 +570,45 @@ fn fan_out(ground: &mut Ground) {
 }
 
 fn star_tree(ground: &mut Ground) {
-    let streams = ground.connect_up_to(16);
-    let mut members: Vec<Member<UnixStream>> = streams
-        .into_iter()
-        .enumerate()
-        .map(|(number, stream)| {
-            stream.set_nonblocking(true).unwrap();
-            let pattern = |id: usize| {
-                let bits = number * 1024 + id;
-                let choice = (0..14).map(|bit| if bits >> bit & 1 == 1 { "*." } else { "a." });
-                format!("{}{}b", choice.collect::<String>(), "a.".repeat(225))
-            };
-            let all: Vec<u8> = (0..1024)
-                .flat_map(|id| subscribe(id, &pattern(id)))
-                .collect();
-            Member::new(stream, &all, b"", Appetite::All)
-        })
-        .collect();
+    let mut members = subscribed(ground, 1024, |number| {
+        format!("{}{}b", stars(14, number), "a.".repeat(225))
+    });
     let key = format!("{}c", "a.".repeat(239));
     let puts = line(put(&key, "1").as_bytes()).repeat(1000);
     members.extend(gather(ground, 4, b"", &puts, Appetite::All));
     crowd::run(ground, &mut members, never);
+}
+
+fn star_batches(ground: &mut Ground) {
+    let mut members = subscribed(ground, 256, |number| {
+        format!("{}a.a.a.*", stars(13, number))
+    });
+    let puts = std::iter::repeat_n(put(&["a"; 16].join("."), "1"), 14_000);
+    members.extend(gather(ground, 1, b"", &batch(puts), Appetite::All));
+    crowd::run(ground, &mut members, never);
+}
+
+/// So many segments, of which those are stars whose bits are set, each with a dot behind it.
+fn stars(segments: usize, bits: usize) -> String {
+    let is_star = |segment: usize| bits >> segment & 1 == 1;
+    (0..segments)
+        .map(|segment| if is_star(segment) { "*." } else { "a." })
+        .collect()
+}
+
+/// 16 connections with so many subscriptions each, to patterns that are made of their numbers.
+fn subscribed(
+    ground: &mut Ground,
+    each: usize,
+    pattern: impl Fn(usize) -> String,
+) -> Vec<Member<UnixStream>> {
+    let streams = ground.connect_up_to(16).into_iter().enumerate();
+    let member = |(number, stream): (usize, UnixStream)| {
+        stream.set_nonblocking(true).unwrap();
+        let ids = (0..each).flat_map(|id| subscribe(id, &pattern(number * each + id)));
+        Member::new(stream, &ids.collect::<Vec<u8>>(), b"", Appetite::All)
+    };
+    streams.map(member).collect()
 }
 
 fn slow_deletions(ground: &mut Ground) {
