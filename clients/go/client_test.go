@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -776,4 +777,34 @@ func TestPausesDoubleUpToTheLongest(t *testing.T) {
 	if pauses.pauseAfter(99) < 10 || pauses.pauseAfter(99) < 20 {
 		t.Fatal("a connection that is soon lost is followed by pauses that grow")
 	}
+}
+
+// An error is one sentence: it names the package once, and each reason once.
+func TestErrorsSayEachThingOnce(t *testing.T) {
+	absent := filepath.Join(t.TempDir(), "nkv.sock")
+	client := newClient(t, absent)
+	short, cancel := context.WithTimeout(patient(t), 50*time.Millisecond)
+	defer cancel()
+	equal(t, client.Ping(short).Error(), "nkv: the daemon can't be reached: dial unix "+absent+
+		": connect: no such file or directory (context deadline exceeded)")
+
+	// Who closes a connection is not told of the system's words for it.
+	f := newFake(t)
+	conn := make(chan *Conn, 1)
+	go func() {
+		dialed, err := Dial(patient(t), f.address())
+		if err != nil {
+			t.Error(err)
+		}
+		conn <- dialed
+	}()
+	p := f.greet()
+	c, told := <-conn, make(chan error, 1)
+	go func() {
+		_, err := c.Put(patient(t), "a", 1)
+		told <- err
+	}()
+	p.receive()
+	c.Close()
+	equal(t, (<-told).Error(), "nkv: sent and not answered: it may have been carried out: the connection is closed: by this program")
 }

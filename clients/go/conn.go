@@ -103,6 +103,9 @@ func newConn(ctx context.Context, stream net.Conn, name, token string, silence t
 	go func() {
 		err := c.read()
 		c.fail(err)
+		if errors.Is(err, net.ErrClosed) {
+			err = c.Err() // it was closed here, for a reason
+		}
 		<-writing
 		c.tellAll(err)
 	}()
