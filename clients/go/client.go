@@ -210,6 +210,13 @@ func (c *Client) Conn(ctx context.Context) (*Conn, error) {
 
 var errClientClosed = because(ErrClosed, errors.New("the client is"))
 
+// failure tells why the last attempt to connect failed, and is nil where it did not.
+func (c *Client) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed
+}
+
 // isPassing tells whether another attempt to connect may succeed.
 func isPassing(err error) bool {
 	return errors.Is(err, ErrLimit) || !isRefusal(err)
