@@ -808,3 +808,26 @@ func TestErrorsSayEachThingOnce(t *testing.T) {
 	c.Close()
 	equal(t, (<-told).Error(), "nkv: sent and not answered: it may have been carried out: the connection is closed: by this program")
 }
+
+// Any name that a program has is one to connect with.
+func TestNamesAreMadeToFit(t *testing.T) {
+	socket := startDaemon(t, "--in-memory").socket
+	for name, want := range map[string]string{
+		strings.Repeat("n", 200):       strings.Repeat("n", 128),
+		"x" + strings.Repeat("é", 100): "x" + strings.Repeat("é", 63),
+		"n\xff\xfem":                   "n?m",
+	} {
+		client := newClient(t, socket, WithName(name))
+		peers, err := client.Clients(patient(t))
+		check(t, err)
+		equal(t, len(peers), 1)
+		equal(t, peers[0].Name, want)
+		client.Close()
+		until(t, "it is gone", func() bool {
+			other := newClient(t, socket, WithName(""))
+			defer other.Close()
+			peers, err := other.Clients(patient(t))
+			return err == nil && len(peers) == 1
+		})
+	}
+}
