@@ -92,6 +92,17 @@ class Requests(Case):
 
         self.play(scenario)
 
+    def test_a_closed_link_begins_nothing(self) -> None:
+        async def scenario(world: Any) -> None:
+            async with FakeDaemon() as daemon:
+                link = world.link(daemon.address)
+                await link.close()
+                for begin in [link.subscribe, link.follow, link.mirror]:
+                    with self.assertRaisesRegex(nkv.Disconnected, "the link is closed"):
+                        begin("a")
+
+        self.play(scenario)
+
     def test_a_connection_that_is_cut_leaves_the_fate_unknown(self) -> None:
         answer = b'{"id":2,"ok":true,"rev":7}\n'
         for count in range(len(answer) + 1):
