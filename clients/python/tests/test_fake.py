@@ -92,6 +92,18 @@ class Requests(Case):
 
         self.play(scenario)
 
+    def test_an_event_is_waited_for_no_longer_than_asked(self) -> None:
+        async def scenario(world: Any) -> None:
+            async with world.link("/nowhere/nkv.sock", patience=0.3) as link:
+                events = link.subscribe("a")
+                self.assertIsNone(await events.next(timeout=0.05))
+                self.assertIsNone(await events.next(timeout=0))
+                # Without a time the link's patience counts, to begin.
+                with self.assertRaisesRegex(nkv.ConnectError, "/nowhere/nkv.sock"):
+                    await events.next()
+
+        self.play(scenario)
+
     def test_a_closed_link_begins_nothing(self) -> None:
         async def scenario(world: Any) -> None:
             async with FakeDaemon() as daemon:
