@@ -831,3 +831,49 @@ func TestNamesAreMadeToFit(t *testing.T) {
 		})
 	}
 }
+
+// What a peer that reads nothing has not been handed is not kept for it when its caller has given up, and is known
+// not to be carried out.
+func TestWhatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
+	f := newFake(t)
+	client := newClient(t, f.address())
+	told := make(chan error, 2)
+	put := func(key string, value any) {
+		_, err := client.Put(patient(t), key, value)
+		told <- err
+	}
+	large := strings.Repeat("x", 1<<20)
+	go put("first", large)
+	p := f.greet()
+	conn, err := client.Conn(patient(t))
+	check(t, err)
+	isWriting := func() bool {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return conn.isWriting && len(conn.out) == 0
+	}
+	until(t, "it is being written", isWriting)
+	for i := 0; i < 10; i++ {
+		short, cancel := context.WithTimeout(patient(t), time.Millisecond)
+		if i == 5 {
+			go put("between", 1)
+			until(t, "it waits", func() bool { return !isWriting() })
+		}
+		_, err := client.Put(short, "given up", large)
+		cancel()
+		wantError(t, err, context.DeadlineExceeded)
+		equal(t, errors.Is(err, ErrUnanswered), false)
+		conn.mu.Lock()
+		equal(t, len(conn.out) < 100, true)
+		conn.mu.Unlock()
+	}
+	id, rest := p.receive()
+	equal(t, strings.HasPrefix(rest, `"op":"put","key":"first"`), true)
+	p.answer(id, `"ok":true,"rev":1`)
+	p.answer(p.expect(`"op":"put","key":"between","value":1`), `"ok":true,"rev":2`)
+	check(t, <-told)
+	check(t, <-told)
+	go put("last", 1)
+	p.answer(p.expect(`"op":"put","key":"last","value":1`), `"ok":true,"rev":3`)
+	check(t, <-told)
+}
