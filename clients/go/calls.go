@@ -253,7 +253,8 @@ func Get[T any](ctx context.Context, from Getter, key string) (Entry[T], error) 
 	return typed[T](entry)
 }
 
-// List reads all entries of a pattern as a type. See [requests.List].
+// List reads all entries of a pattern as a type. It is no snapshot: what changes
+// meanwhile is seen before or after its change.
 func List[T any](ctx context.Context, from Lister, pattern string) ([]Entry[T], error) {
 	entries, err := from.List(ctx, pattern)
 	if err != nil {

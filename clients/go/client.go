@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,6 +15,8 @@ import (
 const (
 	// How long it may take to connect, greeting included.
 	connectTimeout = 10 * time.Second
+	// The longest name that a daemon takes.
+	nameBytesMax = 128
 	// How long what was refused is not asked again by those who keep something up.
 	refusedPause = time.Second
 )
@@ -67,7 +70,7 @@ type clientOptions struct {
 type ClientOption func(*clientOptions)
 
 // WithName gives the client a name, which the daemon shows among its clients. It is the program's
-// where nothing else is said.
+// where nothing else is said. Of a long one the first 128 bytes count.
 func WithName(name string) ClientOption { return func(o *clientOptions) { o.name = name } }
 
 // WithToken is for daemons that ask for one over TCP.
@@ -129,6 +132,7 @@ func makeOptions(text string, options []ClientOption) (clientOptions, error) {
 	for _, option := range options {
 		option(&made)
 	}
+	made.name = fittingName(made.name)
 	if made.dial == nil {
 		address, err := parseAddress(text)
 		if err != nil {
@@ -137,6 +141,15 @@ func makeOptions(text string, options []ClientOption) (clientOptions, error) {
 		made.address, made.dial = address, address.dial
 	}
 	return made, nil
+}
+
+// fittingName makes a name that the daemon takes: a program may have any, which is no reason to be refused.
+func fittingName(name string) string {
+	name = strings.ToValidUTF8(name, "?")
+	if len(name) > nameBytesMax {
+		name = strings.ToValidUTF8(name[:nameBytesMax], "")
+	}
+	return name
 }
 
 func (o *clientOptions) connect(ctx context.Context) (*Conn, error) {
@@ -209,6 +222,13 @@ func (c *Client) Conn(ctx context.Context) (*Conn, error) {
 }
 
 var errClientClosed = because(ErrClosed, errors.New("the client is"))
+
+// failure tells why the last attempt to connect failed, and is nil where it did not.
+func (c *Client) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed
+}
 
 // isPassing tells whether another attempt to connect may succeed.
 func isPassing(err error) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -776,4 +777,103 @@ func TestPausesDoubleUpToTheLongest(t *testing.T) {
 	if pauses.pauseAfter(99) < 10 || pauses.pauseAfter(99) < 20 {
 		t.Fatal("a connection that is soon lost is followed by pauses that grow")
 	}
+}
+
+// An error is one sentence: it names the package once, and each reason once.
+func TestErrorsSayEachThingOnce(t *testing.T) {
+	absent := filepath.Join(t.TempDir(), "nkv.sock")
+	client := newClient(t, absent)
+	short, cancel := context.WithTimeout(patient(t), 50*time.Millisecond)
+	defer cancel()
+	equal(t, client.Ping(short).Error(), "nkv: the daemon can't be reached: dial unix "+absent+
+		": connect: no such file or directory (context deadline exceeded)")
+
+	// Who closes a connection is not told of the system's words for it.
+	f := newFake(t)
+	conn := make(chan *Conn, 1)
+	go func() {
+		dialed, err := Dial(patient(t), f.address())
+		if err != nil {
+			t.Error(err)
+		}
+		conn <- dialed
+	}()
+	p := f.greet()
+	c, told := <-conn, make(chan error, 1)
+	go func() {
+		_, err := c.Put(patient(t), "a", 1)
+		told <- err
+	}()
+	p.receive()
+	c.Close()
+	equal(t, (<-told).Error(), "nkv: sent and not answered: it may have been carried out: the connection is closed: by this program")
+}
+
+// Any name that a program has is one to connect with.
+func TestNamesAreMadeToFit(t *testing.T) {
+	socket := startDaemon(t, "--in-memory").socket
+	for name, want := range map[string]string{
+		strings.Repeat("n", 200):       strings.Repeat("n", 128),
+		"x" + strings.Repeat("é", 100): "x" + strings.Repeat("é", 63),
+		"n\xff\xfem":                   "n?m",
+	} {
+		client := newClient(t, socket, WithName(name))
+		peers, err := client.Clients(patient(t))
+		check(t, err)
+		equal(t, len(peers), 1)
+		equal(t, peers[0].Name, want)
+		client.Close()
+		until(t, "it is gone", func() bool {
+			other := newClient(t, socket, WithName(""))
+			defer other.Close()
+			peers, err := other.Clients(patient(t))
+			return err == nil && len(peers) == 1
+		})
+	}
+}
+
+// What a peer that reads nothing has not been handed is not kept for it when its caller has given up, and is known
+// not to be carried out.
+func TestWhatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
+	f := newFake(t)
+	client := newClient(t, f.address())
+	told := make(chan error, 2)
+	put := func(key string, value any) {
+		_, err := client.Put(patient(t), key, value)
+		told <- err
+	}
+	large := strings.Repeat("x", 1<<20)
+	go put("first", large)
+	p := f.greet()
+	conn, err := client.Conn(patient(t))
+	check(t, err)
+	isWriting := func() bool {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return conn.isWriting && len(conn.out) == 0
+	}
+	until(t, "it is being written", isWriting)
+	for i := 0; i < 10; i++ {
+		short, cancel := context.WithTimeout(patient(t), time.Millisecond)
+		if i == 5 {
+			go put("between", 1)
+			until(t, "it waits", func() bool { return !isWriting() })
+		}
+		_, err := client.Put(short, "given up", large)
+		cancel()
+		wantError(t, err, context.DeadlineExceeded)
+		equal(t, errors.Is(err, ErrUnanswered), false)
+		conn.mu.Lock()
+		equal(t, len(conn.out) < 100, true)
+		conn.mu.Unlock()
+	}
+	id, rest := p.receive()
+	equal(t, strings.HasPrefix(rest, `"op":"put","key":"first"`), true)
+	p.answer(id, `"ok":true,"rev":1`)
+	p.answer(p.expect(`"op":"put","key":"between","value":1`), `"ok":true,"rev":2`)
+	check(t, <-told)
+	check(t, <-told)
+	go put("last", 1)
+	p.answer(p.expect(`"op":"put","key":"last","value":1`), `"ok":true,"rev":3`)
+	check(t, <-told)
 }

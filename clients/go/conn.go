@@ -103,6 +103,9 @@ func newConn(ctx context.Context, stream net.Conn, name, token string, silence t
 	go func() {
 		err := c.read()
 		c.fail(err)
+		if errors.Is(err, net.ErrClosed) {
+			err = c.Err() // it was closed here, for a reason
+		}
 		<-writing
 		c.tellAll(err)
 	}()
@@ -110,6 +113,8 @@ func newConn(ctx context.Context, stream net.Conn, name, token string, silence t
 	if cause := causeOf(ErrUnanswered, err); cause != nil {
 		// Nobody has asked anything yet, so nothing is unknown.
 		err = because(ErrUnreachable, cause)
+	} else if err != nil && err == ctx.Err() {
+		err = because(ErrUnreachable, err)
 	}
 	if err == nil {
 		err = unmarshal(line, &c.hello)
@@ -214,6 +219,9 @@ func (c *Conn) await(ctx context.Context, call *call) (string, error) {
 		select {
 		case reply = <-call.reply:
 		default:
+			if c.takeBack(call) {
+				return "", ctx.Err()
+			}
 			return "", because(ErrUnanswered, ctx.Err())
 		}
 	}
@@ -224,6 +232,34 @@ func (c *Conn) await(ctx context.Context, call *call) (string, error) {
 		return "", readRefusal(reply.line)
 	}
 	return reply.line, nil
+}
+
+// takeBack takes back a request of which nothing was handed to the system, and tells whether it could. So what waits
+// for a peer that reads nothing does not grow with those who have given up.
+func (c *Conn) takeBack(call *call) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := c.started - uint64(len(c.out)) // where what is left in out begins
+	if call.start < first {
+		return false
+	}
+	for i := len(c.waiting) - 1; i >= c.next; i-- {
+		if c.waiting[i] != call {
+			continue
+		}
+		end := c.started
+		if i+1 < len(c.waiting) {
+			end = c.waiting[i+1].start
+		}
+		c.out = append(c.out[:call.start-first], c.out[end-first:]...)
+		c.started -= end - call.start
+		c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
+		for _, later := range c.waiting[i:] {
+			later.start -= end - call.start
+		}
+		return true
+	}
+	return false
 }
 
 // subscribe begins a subscription.

@@ -3,6 +3,7 @@ package nkv
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // A Code says why the daemon refused a request. Codes are errors, to be looked for with [errors.Is]:
@@ -71,9 +72,12 @@ type failure struct {
 
 func because(what, cause error) error { return &failure{what, cause} }
 
-func (f *failure) Error() string        { return fmt.Sprintf("nkv: %v: %v", f.what, f.cause) }
+func (f *failure) Error() string        { return fmt.Sprintf("nkv: %v: %s", f.what, within(f.cause)) }
 func (f *failure) Is(target error) bool { return target == f.what }
 func (f *failure) Unwrap() error        { return f.cause }
+
+// within gives an error's text as a part of another one's, which has the package's name already.
+func within(err error) string { return strings.TrimPrefix(err.Error(), "nkv: ") }
 
 // causeOf gives the cause of such a failure, and nil where it is another one.
 func causeOf(what, err error) error {
@@ -93,7 +97,11 @@ func (u *unreachable) Error() string {
 	if u.last == nil {
 		return fmt.Sprintf("nkv: %v: %v", ErrUnreachable, u.context)
 	}
-	return fmt.Sprintf("nkv: %v: %v (%v)", ErrUnreachable, u.last, u.context)
+	last := u.last
+	if cause := causeOf(ErrUnreachable, last); cause != nil {
+		last = cause
+	}
+	return fmt.Sprintf("nkv: %v: %s (%v)", ErrUnreachable, within(last), u.context)
 }
 
 func (u *unreachable) Is(target error) bool {

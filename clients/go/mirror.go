@@ -2,6 +2,7 @@ package nkv
 
 import (
 	"context"
+	"errors"
 	"sort"
 	"sync"
 	"time"
@@ -112,6 +113,7 @@ func NewMirror[T any](
 		ended:    make(chan struct{}),
 		synced:   make(chan struct{}),
 		view:     View[T]{entries: make(map[string]held[T])},
+		err:      errNotYet,
 	}
 	for _, option := range options {
 		option.addToSubscription(&m.wanted)
@@ -147,7 +149,16 @@ func (m *Mirror[T]) WaitSynced(ctx context.Context) error {
 	case <-m.synced:
 		return nil
 	case <-ctx.Done():
-		return &unreachable{ctx.Err(), m.Err()}
+		switch err := m.Err(); {
+		case err == nil:
+			return ctx.Err()
+		case isRefusal(err):
+			return because(ctx.Err(), err)
+		case err == errNotYet:
+			return &unreachable{ctx.Err(), nil}
+		default:
+			return &unreachable{ctx.Err(), err}
+		}
 	case <-m.ended:
 	}
 	select {
@@ -161,9 +172,18 @@ func (m *Mirror[T]) WaitSynced(ctx context.Context) error {
 // Err tells why the copy is not kept up to date, and is nil while it is.
 func (m *Mirror[T]) Err() error {
 	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.err
+	err := m.err
+	m.mu.RUnlock()
+	if err == errNotYet || errors.Is(err, ErrClosed) && err != errClientClosed {
+		// Why there is no connection now says more than why the last one ended.
+		if failure := m.client.failure(); failure != nil {
+			return failure
+		}
+	}
+	return err
 }
+
+var errNotYet = because(ErrUnreachable, errors.New("there was no connection yet"))
 
 // Get reads a key's value. It tells whether there is one of the type.
 func (m *Mirror[T]) Get(key string) (value T, ok bool) {

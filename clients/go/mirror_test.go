@@ -2,7 +2,10 @@ package nkv
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"sort"
 	"strings"
 	"sync"
@@ -359,8 +362,7 @@ func TestARefusedSubscriptionSaysWhy(t *testing.T) {
 	// A mirror goes on trying, and says why it has nothing.
 	mirror, err := NewMirror(ctx, client, "*", Handlers[int]{})
 	check(t, err)
-	until(t, "it knows", func() bool { return mirror.Err() != nil })
-	wantError(t, mirror.Err(), ErrLimit)
+	until(t, "it knows", func() bool { return errors.Is(mirror.Err(), ErrLimit) })
 	short, cancel := context.WithTimeout(ctx, time.Millisecond)
 	defer cancel()
 	wantError(t, mirror.WaitSynced(short), context.DeadlineExceeded, ErrLimit)
@@ -474,4 +476,31 @@ func TestAMirrorEndsWithItsContext(t *testing.T) {
 	<-mirror.ended
 	wantError(t, mirror.Err(), context.Canceled)
 	check(t, mirror.Close())
+}
+
+// A mirror that never had a connection is not up to date either.
+func TestAMirrorWithoutADaemonSaysWhy(t *testing.T) {
+	absent := filepath.Join(t.TempDir(), "nkv.sock")
+	mirror, err := NewMirror(patient(t), newClient(t, absent), "a", Handlers[int]{})
+	check(t, err)
+	wantError(t, mirror.Err(), ErrUnreachable)
+	until(t, "it knows", func() bool { return errors.Is(mirror.Err(), fs.ErrNotExist) })
+	short, cancel := context.WithTimeout(patient(t), time.Millisecond)
+	defer cancel()
+	wantError(t, mirror.WaitSynced(short), context.DeadlineExceeded, ErrUnreachable, fs.ErrNotExist)
+}
+
+// A mirror that has its connection and waits for the first state is told nothing of an unreachable daemon.
+func TestAMirrorThatWaitsSaysNoMore(t *testing.T) {
+	f := newFake(t)
+	mirror, err := NewMirror(patient(t), newClient(t, f.address()), "a", Handlers[int]{})
+	check(t, err)
+	p := f.greet()
+	p.answer(p.expect(`"op":"subscribe","key":"a","cuts":true`), `"ok":true,"epoch":"e","rev":1`)
+	until(t, "it is connected", func() bool { return mirror.Err() == nil })
+	short, cancel := context.WithTimeout(patient(t), time.Millisecond)
+	defer cancel()
+	err = mirror.WaitSynced(short)
+	wantError(t, err, context.DeadlineExceeded)
+	equal(t, errors.Is(err, ErrUnreachable), false)
 }

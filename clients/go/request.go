@@ -168,7 +168,7 @@ func deleteRequest(pattern string, options []DeleteOption) request {
 }
 
 // A Batch is carried out all or not at all. Its conditions are judged first, against the state before it.
-// The zero Batch is empty and ready to use; [requests.Commit] carries it out.
+// The zero Batch is empty and ready to use; [Client.Commit] carries it out.
 //
 //	batch := new(nkv.Batch).Check("config.locked", 0).Put("config.dns.1", "9.9.9.9")
 //	rev, err := client.Commit(ctx, batch)

@@ -329,9 +329,63 @@ fn what_cannot_be_written_ends_it() {
     run(&daemon, &["put", "a", "1"]);
     let (code, said) = mirror.lines.end();
     assert_eq!(code, Some(1));
-    assert!(said.contains("files/a: No such file"), "{said}");
+    assert!(
+        said.ends_with("files was taken away from the mirror\n"),
+        "{said}"
+    );
     let gone = daemon.directory().join("nobody.sock");
     let mirror = Mirror::of(gone.to_str().unwrap(), &directory, &["*"]);
     assert_eq!(mirror.lines.end().0, Some(3));
     assert!(!directory.exists());
+}
+
+/// What is there in its place is not the mirror's, which says nothing about it.
+#[test]
+fn another_directory_in_its_place_is_left_alone() {
+    let daemon = Daemon::start();
+    run(&daemon, &["put", "a", "1"]);
+    let directory = daemon.directory().join("files");
+    let mirror = Mirror::of(&daemon.address(), &directory, &["*"]);
+    mirror.synced(1);
+    fs::remove_dir_all(&directory).unwrap();
+    fs::create_dir(&directory).unwrap();
+    run(&daemon, &["put", "b", "1"]);
+    let (code, said) = mirror.lines.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    // Another mirror may have begun there meanwhile.
+    let mirror = Mirror::of(&daemon.address(), &directory, &["*"]);
+    mirror.synced(2);
+    fs::rename(&directory, daemon.directory().join("old")).unwrap();
+    let other = Mirror::of(&daemon.address(), &directory, &["*"]);
+    other.synced(2);
+    run(&daemon, &["put", "c", "1"]);
+    assert_eq!(mirror.lines.end().0, Some(1));
+    other.synced(3);
+    other.end("TERM");
+}
+
+/// Where there is no room, half a file would take what room there is.
+#[test]
+fn no_half_of_a_file_stays() {
+    let daemon = Daemon::start();
+    run(&daemon, &["put", "a", &"1".repeat(2000)]);
+    let directory = daemon.directory().join("files");
+    let program = client(&daemon.address());
+    // A file of more than 512 bytes can't be written, which is no reason to be killed.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
+        .arg(program.get_program())
+        .args(["-a", &daemon.address()])
+        .args(["mirror", directory.to_str().unwrap(), "--once", "*"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write"), "{said}");
+    let names: Vec<_> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, [".nkv-mirror"]);
 }

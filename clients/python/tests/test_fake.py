@@ -92,6 +92,29 @@ class Requests(Case):
 
         self.play(scenario)
 
+    def test_an_event_is_waited_for_no_longer_than_asked(self) -> None:
+        async def scenario(world: Any) -> None:
+            async with world.link("/nowhere/nkv.sock", patience=0.3) as link:
+                events = link.subscribe("a")
+                self.assertIsNone(await events.next(timeout=0.05))
+                self.assertIsNone(await events.next(timeout=0))
+                # Without a time the link's patience counts, to begin.
+                with self.assertRaisesRegex(nkv.ConnectError, "/nowhere/nkv.sock"):
+                    await events.next()
+
+        self.play(scenario)
+
+    def test_a_closed_link_begins_nothing(self) -> None:
+        async def scenario(world: Any) -> None:
+            async with FakeDaemon() as daemon:
+                link = world.link(daemon.address)
+                await link.close()
+                for begin in [link.subscribe, link.follow, link.mirror]:
+                    with self.assertRaisesRegex(nkv.Disconnected, "the link is closed"):
+                        begin("a")
+
+        self.play(scenario)
+
     def test_a_connection_that_is_cut_leaves_the_fate_unknown(self) -> None:
         answer = b'{"id":2,"ok":true,"rev":7}\n'
         for count in range(len(answer) + 1):

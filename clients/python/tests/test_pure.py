@@ -267,6 +267,26 @@ class Retries(unittest.TestCase):
         ]:
             self.assertIs(request.retry, retry, request.body)
 
+    def test_what_is_no_text_is_no_key(self) -> None:
+        # Names of files that are not UTF-8 come like this from the system.
+        name = "a" + os.fsdecode(b"\xff")
+        for make in (
+            lambda: _wire.get(name),
+            lambda: _wire.put(name, 1),
+            lambda: _wire.delete(name),
+            lambda: _wire.page(name + ".*", None, False),
+            lambda: _wire.page("a.*", name, True),
+            lambda: _wire.check(name, 1),
+            lambda: _wire.claim(name),
+            lambda: _wire.subscribe(name, False, True, False, None),
+            lambda: nkv.Batch().put(nkv.key("a", name), 1),
+        ):
+            with self.assertRaisesRegex(nkv.BadKey, r"a\\udcff"):
+                make()
+        no_text: Any = b"a"
+        with self.assertRaises(nkv.BadKey):
+            _wire.put(no_text, 1)
+
     def test_pauses_double_and_differ(self) -> None:
         backoff = Backoff((0.02, 0.1))
         for _ in range(2):

@@ -14,6 +14,9 @@
 //! revision while the files are exactly one state, and is away while they are changed. The entries that
 //! come first, and those after a `reset`, are written as they come, for they may be many.
 //!
+//! **A directory that is taken away** ends the mirror, also where there is another one under the same path
+//! by then: that is somebody else's, or another mirror's.
+//!
 //! **Names come from others**: whoever may write a key chooses its text. No key becomes a name that has
 //! a `/` or begins with a dot, so nothing is written outside of the directory nor over the mirror's own
 //! files; and a symbolic link in it is replaced, not followed.
@@ -22,6 +25,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -127,7 +131,7 @@ struct Directory {
     /// Whether `SYNCED` is there.
     is_synced: bool,
     /// The mark. As long as it is open nobody else has the lock.
-    _mark: File,
+    mark: File,
 }
 
 impl Directory {
@@ -161,7 +165,7 @@ impl Directory {
             is_raw,
             // From a run before this one: what it says holds until something is changed.
             is_synced: true,
-            _mark: opened,
+            mark: opened,
         })
     }
 
@@ -206,8 +210,27 @@ impl Directory {
         let new = self.path.join(NEW);
         // What is left of a run that was killed. Where it can't be removed, making it fails.
         drop(fs::remove_file(&new));
-        File::create_new(&new)?.write_all(text)?;
-        fs::rename(&new, self.path.join(name)).inspect_err(|_| drop(fs::remove_file(&new)))
+        let written = File::create_new(&new).and_then(|mut file| file.write_all(text));
+        let done = written.and_then(|()| fs::rename(&new, self.path.join(name)));
+        // Where the disk is full, half a file would keep it so.
+        done.inspect_err(|_| drop(fs::remove_file(&new)))
+    }
+
+    /// Whether the directory is still there, and the one that was begun.
+    fn is_there(&self) -> bool {
+        let found = fs::symlink_metadata(self.path.join(MARK));
+        let held = self.mark.metadata();
+        found.is_ok_and(|found| {
+            held.is_ok_and(|held| (found.dev(), found.ino()) == (held.dev(), held.ino()))
+        })
+    }
+
+    fn check_is_there(&self) -> Result<(), Failure> {
+        if self.is_there() {
+            return Ok(());
+        }
+        let message = format!("{} was taken away from the mirror", self.path.display());
+        Err(Failure::new(NOT_MET, message))
     }
 
     fn remove(&mut self, name: &str) -> Result<(), Failure> {
@@ -238,6 +261,7 @@ impl Directory {
     /// Something is changed: until the next `sync` the files are no one state.
     fn begin(&mut self) -> Result<(), Failure> {
         if std::mem::take(&mut self.is_synced) {
+            self.check_is_there()?;
             let path = self.path.join(SYNCED);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -251,6 +275,7 @@ impl Directory {
 
     /// The files are the state at this revision.
     fn synced(&mut self, rev: u64) -> Result<(), Failure> {
+        self.check_is_there()?;
         self.is_synced = true;
         self.replace(SYNCED, format!("{rev}\n").as_bytes())
             .map_err(|error| failure("write", &self.path.join(SYNCED), &error))

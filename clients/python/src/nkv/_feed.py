@@ -219,21 +219,31 @@ class Subscription:
 
     async def begin(self) -> None:
         """Subscribes, if it has not. It waits for a connection as long as the link's patience lasts."""
+        await self._begin(None)
+
+    async def _begin(self, deadline: Optional[float]) -> bool:
+        """As `begin`, but `False` where it has not been possible until then, or it was closed."""
         if self._has_begun:
-            return
-        if await self._feed.open(after(self._patience), self._initial, self._position):
+            return True
+        patience = time.monotonic() + self._patience
+        is_sooner = deadline is not None and deadline < patience
+        until = deadline if is_sooner else patience
+        if await self._feed.open(until, self._initial, self._position):
             self._has_begun = True
             if not self._initial and self._position is None:
                 self._position = Position(self._feed.rev, self._feed.epoch)
-        elif not self._feed.is_closed:
-            if self._feed.error is not None:
-                raise again(self._feed.error)
-            raise ConnectError("cannot connect in time")
+            return True
+        if is_sooner or self._feed.is_closed:
+            return False
+        if self._feed.error is not None:
+            raise again(self._feed.error)
+        raise ConnectError("cannot connect in time")
 
     async def next(self, timeout: Optional[float] = None) -> Optional[Event]:
         """The next event; `None` where there is none in time, or it was closed."""
-        await self.begin()
         deadline = after(timeout)
+        if not await self._begin(deadline):
+            return None
         while not self._feed.is_closed:
             if self._ready:
                 return self._handed_out(self._ready.popleft())

@@ -31,6 +31,7 @@ from ._world import Connection, Task, World, after, left, sooner
 from .errors import Conflict, ConnectError, Disconnected, Error, ServerError, Unanswered, again
 
 T = TypeVar("T")
+D = TypeVar("D")
 L = TypeVar("L", bound="Link")
 
 _KEEPER_SECONDS = 1.0
@@ -184,8 +185,7 @@ class Link(Commands):
         subscription = Subscription(
             self._world, self._options, pattern, exact, not changes_only, cuts, since
         )
-        self._dependents.add(subscription)
-        return subscription
+        return self._depend(subscription)
 
     def follow(
         self,
@@ -195,9 +195,7 @@ class Link(Commands):
         parse: Callable[[Any], T] = lambda value: value,
     ) -> Follower[T]:
         """A mirror that moves when it is asked to: an iterator over consistent states and their changes."""
-        follower = Follower(self._world, self._options, pattern, exact, parse)
-        self._dependents.add(follower)
-        return follower
+        return self._depend(Follower(self._world, self._options, pattern, exact, parse))
 
     def mirror(
         self,
@@ -221,9 +219,16 @@ class Link(Commands):
         caught up on a new connection.
         """
         handlers = Handlers(on_created, on_modified, on_deleted, on_invalid, on_synced, on_cut)
-        mirror = Mirror(self.follow(pattern, exact=exact, parse=parse), handlers)
-        self._dependents.add(mirror)
-        return mirror
+        # If the link is closed meanwhile, so is the follower, and the mirror comes to its end.
+        return self._depend(Mirror(self.follow(pattern, exact=exact, parse=parse), handlers))
+
+    def _depend(self, dependent: D) -> D:
+        """Notes what ends with the link."""
+        with self._lock:
+            if self._is_closed:
+                raise Disconnected("the link is closed")
+            self._dependents.add(dependent)
+        return dependent
 
     async def close(self) -> None:
         """Ends the connection, and all that was made with the link."""
@@ -231,10 +236,11 @@ class Link(Commands):
             self._is_closed = True
             self._client = None
             connection, keeper = self._connection, self._keeper
+            dependents = list(self._dependents)
         if connection is not None:
             connection.close()
         self._changed.notify()
-        for dependent in list(self._dependents):
+        for dependent in dependents:
             await dependent.close()
         if keeper is not None:
             await keeper.join()

@@ -57,9 +57,9 @@ def get(key: str) -> Request[Entry]:
 
 
 def page(pattern: str, after: Optional[str], keys_only: bool) -> Request[Page]:
-    body = f'"op":"get","key":{dumps(pattern)}'
+    body = f'"op":"get","key":{_text(pattern)}'
     if after is not None:
-        body += f',"after":{dumps(after)}'
+        body += f',"after":{_text(after)}'
     if keys_only:
         body += ',"keys_only":true'
     return Request(
@@ -75,7 +75,7 @@ def put(
     lifetime: Optional[str] = None,
     ttl: Optional[float] = None,
 ) -> Request[Written]:
-    body = f'"op":"put","key":{dumps(key)},{payload(value)}'
+    body = f'"op":"put","key":{_text(key)},{payload(value)}'
     if if_rev is not None:
         body += f',"if_rev":{if_rev:d}'
     if if_changed:
@@ -98,7 +98,7 @@ def delete(key: str, if_rev: Optional[int] = None) -> Request[int]:
 
 
 def delete_matching(pattern: str, if_rev: Optional[int] = None) -> Request[int]:
-    body = f'"op":"delete","key":{dumps(pattern)}'
+    body = f'"op":"delete","key":{_text(pattern)}'
     if if_rev is not None:
         body += f',"if_rev":{if_rev:d}'
     return Request(body, lambda fields: int(fields["deleted"]))
@@ -128,7 +128,7 @@ def subscribe(
     cuts: bool,
     since: Optional[Tuple[int, str]],
 ) -> Request[Fields]:
-    body = f'"op":"subscribe","key":{dumps(pattern)}'
+    body = f'"op":"subscribe","key":{_text(pattern)}'
     if exact:
         body += ',"exact":true'
     if not initial:
@@ -271,7 +271,16 @@ def _past_space(text: str, at: int) -> int:
 
 
 def _plain(key: str) -> str:
-    return dumps(key) if "*" not in key else _refuse(key)
+    return _text(key) if "*" not in key else _refuse(key)
+
+
+def _text(key: str) -> str:
+    # Half of a surrogate pair, as in names of files that are not UTF-8, would be an escape that stands for nothing.
+    try:
+        key.encode()
+    except (UnicodeEncodeError, AttributeError):
+        raise BadKey(f"{key!a} is no text that UTF-8 can write") from None
+    return dumps(key)
 
 
 def _refuse(key: str) -> Any:
