@@ -123,6 +123,8 @@ pub struct Broker {
     departed: VecDeque<Owner>,
     owners: u64,
     recent: RecentEvents,
+    /// The buffer of the session that was last done with its own.
+    spare: Vec<u8>,
     counters: Counters,
     /// What the request at hand takes beyond what each does, in steps.
     extra: Cell<u32>,
@@ -169,6 +171,7 @@ impl Broker {
             departed: VecDeque::new(),
             owners: 0,
             recent: RecentEvents::default(),
+            spare: Vec::new(),
             counters: Counters::default(),
             extra: Cell::new(0),
             started: now,
@@ -455,7 +458,7 @@ impl Broker {
     /// Says that so many bytes of what [`Broker::fill`] gave are written.
     pub fn sent(&mut self, session: usize, bytes: usize, share: &mut Share) {
         share.bytes = share.bytes.saturating_sub(bytes);
-        if let Some(large) = self.sessions[session].sent(bytes) {
+        if let Some(large) = self.sessions[session].sent(bytes, &mut self.spare) {
             self.take_back(session, large);
         }
         self.charge(session);
@@ -560,9 +563,7 @@ impl Broker {
         if line.is_empty() && skipped.is_none() {
             return steps.take(1);
         }
-        if state.out.capacity() == 0 {
-            state.out.reserve(OUT_BYTES);
-        }
+        state.provide(OUT_BYTES, &mut self.spare);
         steps.take(STEPS_PER_REQUEST);
         steps.take(steps_to_read(line.len()));
         self.counters.requests += 1;

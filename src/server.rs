@@ -69,6 +69,8 @@ const TURN_BYTES_MAX: u64 = 4 << 20;
 /// by as many as can be, up to a bound.
 const TURN_TIME: Duration = Duration::from_micros(500);
 const TURN_TIME_MAX: Duration = Duration::from_millis(10);
+/// The clock is read once for so many connections that take little time.
+const LITTLE_ONES: u32 = 8;
 /// How many connections are accepted from one listening socket a turn.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting pauses when descriptors or memory have run out, unless a connection ends.
@@ -196,6 +198,8 @@ struct Connection {
 struct Phase {
     since: Option<Instant>,
     is_late: bool,
+    /// How many connections have taken little since the clock was read; zero where it is to be read.
+    little: u32,
 }
 
 impl Server {
@@ -677,6 +681,7 @@ impl Server {
                 continue;
             };
             let left = self.deliver_to(number, share);
+            self.phase.count(share.is_little(left));
             self.broker.end_share(number, share, left);
             if self.is_over(number) {
                 self.close(number);
@@ -867,12 +872,22 @@ impl Phase {
         Phase {
             since: (connections > 1).then(Instant::now),
             is_late: false,
+            little: 0,
         }
+    }
+
+    /// Says that a connection is done with, and whether that took next to no time. For hundreds of which each
+    /// is told one event, to read the clock each time would be much of what is done.
+    fn count(&mut self, is_little: bool) {
+        self.little = match is_little {
+            true => (self.little + 1) % LITTLE_ONES,
+            false => 0,
+        };
     }
 
     /// Whether so much time has gone by. Once that is so the clock is not read any more.
     fn is_late(&mut self, patience: Duration) -> bool {
-        if !self.is_late {
+        if !self.is_late && self.little == 0 {
             let now = Instant::now();
             self.is_late = now - *self.since.get_or_insert(now) > patience;
         }

@@ -62,6 +62,8 @@ pub(crate) struct Steps {
 
 /// A buffer for what is to be written is not made smaller than this.
 const OUT_BYTES_KEPT: usize = 4 << 10;
+/// A larger buffer does not become the spare one.
+const SPARE_BYTES_MAX: usize = 16 << 10;
 /// Looking at a key takes a step, and another one for so many of its bytes.
 const KEY_BYTES_PER_STEP: usize = 16;
 
@@ -123,6 +125,8 @@ pub(crate) struct Source<'a> {
     /// The large events that the session's user holds, and how many more bytes of them it may hold.
     pub(crate) larges: &'a mut LargeEvents,
     pub(crate) room: u64,
+    /// A buffer for whoever has none.
+    pub(crate) spare: &'a mut Vec<u8>,
 }
 
 /// What has come in and is not carried out.
@@ -264,10 +268,10 @@ impl Session {
     }
 
     /// Notes that so many of the pending bytes are written, and returns the large event that they have
-    /// ended. The buffer goes when nothing is left, and what is written goes when it is most of the
-    /// buffer: a client that reads steadily but never all would otherwise make it grow for ever.
+    /// ended. The buffer becomes the spare one when nothing is left, or goes. What is written goes when it is
+    /// most of the buffer: a client that reads steadily but never all would otherwise make it grow for ever.
     #[must_use]
-    pub(crate) fn sent(&mut self, bytes: usize) -> Option<Large> {
+    pub(crate) fn sent(&mut self, bytes: usize, spare: &mut Vec<u8>) -> Option<Large> {
         assert!(
             bytes <= self.pending().len(),
             "no more can be written than there was"
@@ -280,9 +284,17 @@ impl Session {
         }
         self.sent += bytes;
         if self.sent > self.out.len() / 2 {
-            self.drop_sent();
+            self.drop_sent(spare);
         }
         None
+    }
+
+    /// Has a buffer that can hold so many bytes, made of the spare one where it had none.
+    pub(crate) fn provide(&mut self, bytes: usize, spare: &mut Vec<u8>) {
+        if self.out.capacity() == 0 {
+            self.out = std::mem::take(spare);
+            self.out.reserve(bytes);
+        }
     }
 
     /// Throws away what is pending, and returns the large event among it.
@@ -304,7 +316,8 @@ impl Session {
         if self.behind.is_empty() || self.pending_bytes() >= source.chunk || self.large.is_some() {
             return None;
         }
-        self.drop_sent();
+        self.drop_sent(source.spare);
+        self.provide(0, source.spare);
         let mut teller = Teller {
             source,
             out: &mut self.out,
@@ -377,8 +390,9 @@ impl Session {
             .map_or(0, |position| keyspace.rev() - position)
     }
 
-    /// A buffer does not stay when nothing is left in it, and a large one not for a little.
-    fn drop_sent(&mut self) {
+    /// A buffer does not stay when nothing is left in it, and a large one not for a little. Of those that are
+    /// written to in a turn, one after the other mostly needs a buffer for a moment: the same one will do.
+    fn drop_sent(&mut self, spare: &mut Vec<u8>) {
         if let Some(large) = &mut self.large {
             large.at -= self.sent;
         }
@@ -386,7 +400,10 @@ impl Session {
         self.sent = 0;
         let needed = self.out.len().max(OUT_BYTES_KEPT);
         if self.out.is_empty() {
-            self.out = Vec::new();
+            let buffer = std::mem::take(&mut self.out);
+            if buffer.capacity() > spare.capacity() && buffer.capacity() <= SPARE_BYTES_MAX {
+                *spare = buffer;
+            }
         } else if self.out.capacity() / 4 > needed {
             self.out.shrink_to(needed);
         }
@@ -424,11 +441,11 @@ mod tests {
         for number in 1..1000 {
             session.out.extend(answer(number));
             assert_eq!(session.pending()[..1000], answer(number - 1));
-            assert!(session.sent(1000).is_none());
+            assert!(session.sent(1000, &mut Vec::new()).is_none());
             assert!(session.out.len() <= 4000, "{} bytes", session.out.len());
         }
         assert_eq!(session.pending(), answer(999));
-        assert!(session.sent(1000).is_none());
+        assert!(session.sent(1000, &mut Vec::new()).is_none());
         assert_eq!(session.out.capacity(), 0);
     }
 
@@ -439,7 +456,7 @@ mod tests {
         session.out = vec![b'x'; 1 << 20];
         while session.pending().len() > 1000 {
             let some = session.pending().len().min(10_000) - 500;
-            assert!(session.sent(some).is_none());
+            assert!(session.sent(some, &mut Vec::new()).is_none());
             let (left, held) = (session.pending().len(), session.out.capacity());
             assert!(held <= 8 * left.max(OUT_BYTES_KEPT), "{left} in {held}");
         }

@@ -135,6 +135,7 @@ impl Broker {
             sees: sees.as_ref().map(|sees| sees as &Sees<'_>),
             larges: &mut held.larges,
             room: room.unwrap_or(0),
+            spare: &mut self.spare,
         });
         if let Some(bytes) = wants {
             held.starve(session, quota.saturating_sub(bytes));

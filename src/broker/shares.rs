@@ -15,6 +15,9 @@ const USER_STEPS_PER_TURN: u32 = 4 * STEPS_PER_TURN;
 const USER_BYTES_PER_TURN: usize = 4 << 20;
 /// How many bytes are written to one connection a turn.
 const BYTES_PER_TURN: usize = 256 << 10;
+/// Who takes no more than this takes next to no time.
+const BYTES_LITTLE: usize = 4 << 10;
+const STEPS_LITTLE: u32 = 64;
 /// A step is taken for so many bytes that have come in.
 const BYTES_PER_STEP: usize = 256;
 /// A step is taken for so many bytes of a line that is carried out.
@@ -50,6 +53,13 @@ impl Left {
 }
 
 impl Share {
+    /// Whether little has been taken of it where this is left.
+    #[must_use]
+    pub fn is_little(self, left: Share) -> bool {
+        self.bytes - left.bytes <= BYTES_LITTLE
+            && self.steps.left() - left.steps.left() <= STEPS_LITTLE
+    }
+
     fn is_untouched(self) -> bool {
         self.bytes == USER_BYTES_PER_TURN && self.steps.left() == USER_STEPS_PER_TURN
     }
