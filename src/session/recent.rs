@@ -16,12 +16,14 @@ pub(crate) struct RecentEvents {
     bytes: Vec<u8>,
     /// The revision of each, and where in `bytes` it ends, in the order of revisions.
     ends: Vec<(u64, usize)>,
+    /// The place behind the one that was asked for last, which is mostly asked for next.
+    next: usize,
 }
 
 impl RecentEvents {
     /// The event of a revision; it is made where it is not here. What makes it appends it.
     pub(super) fn of(&mut self, rev: u64, make: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
-        let at = match self.ends.binary_search_by_key(&rev, |(rev, _)| *rev) {
+        let at = match self.find(rev) {
             Ok(at) => at,
             Err(at) => {
                 if at < self.ends.len() || self.bytes.len() >= BYTES_MAX {
@@ -32,6 +34,7 @@ impl RecentEvents {
                 self.ends.len() - 1
             }
         };
+        self.next = at + 1;
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before].1);
         &self.bytes[start..self.ends[at].1]
     }
@@ -43,6 +46,13 @@ impl RecentEvents {
         }
         self.bytes.shrink_to(BYTES_KEPT);
         self.ends.shrink_to(ENDS_KEPT);
+    }
+
+    fn find(&self, rev: u64) -> Result<usize, usize> {
+        match self.ends.get(self.next) {
+            Some((next, _)) if *next == rev => Ok(self.next),
+            _ => self.ends.binary_search_by_key(&rev, |(rev, _)| *rev),
+        }
     }
 
     fn forget(&mut self) {
