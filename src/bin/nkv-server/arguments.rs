@@ -60,9 +60,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
                 )));
             }
             Arg::Long("check-access") => {
+                let takes = || "--check-access takes FILE, USER and KEY".to_owned();
                 let mut word = || {
                     let word = parser.value().and_then(ValueExt::string);
-                    word.map_err(|_| "--check-access takes FILE, USER and KEY".to_owned())
+                    word.map_err(|_| takes())
                 };
                 let question = Question {
                     file: word()?.into(),
@@ -71,7 +72,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
                 };
                 return match parser.next() {
                     Ok(None) => Ok(Asked::CheckAccess(Box::new(question))),
-                    _ => Err("--check-access takes FILE, USER and KEY, and nothing more".into()),
+                    _ => Err(takes()),
                 };
             }
             Arg::Long("in-memory") => {
