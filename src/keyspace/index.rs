@@ -111,8 +111,8 @@ impl Pair {
 }
 
 /// Those of the pairs that come after a revision. Nearly everybody who asks stands near the end, so the search
-/// begins there, and goes back by twice as many pairs each time: among a million it would be told by places
-/// in memory that nobody has used for long.
+/// begins there, and goes back by twice as many pairs each time. One that began in the middle of a million would
+/// wait for places in memory that nobody has used for long.
 fn beyond(pairs: &[Pair], rev: u64) -> &[Pair] {
     let mut back = 1;
     while back <= pairs.len() && pairs[pairs.len() - back].rev() > rev {

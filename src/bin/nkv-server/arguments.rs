@@ -60,20 +60,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Asked, 
                 )));
             }
             Arg::Long("check-access") => {
-                let takes = || "--check-access takes FILE, USER and KEY".to_owned();
-                let mut word = || {
-                    let word = parser.value().and_then(ValueExt::string);
-                    word.map_err(|_| takes())
-                };
-                let question = Question {
-                    file: word()?.into(),
-                    user: word()?,
-                    key: word()?,
-                };
-                return match parser.next() {
-                    Ok(None) => Ok(Asked::CheckAccess(Box::new(question))),
-                    _ => Err(takes()),
-                };
+                return Ok(Asked::CheckAccess(Box::new(question(&mut parser)?)));
             }
             Arg::Long("in-memory") => {
                 kept.in_memory = true;
@@ -148,6 +135,24 @@ fn directory(value: &str) -> Result<PathBuf, String> {
     match value {
         "" => Err("it is empty".into()),
         value => Ok(value.into()),
+    }
+}
+
+/// The words of `--check-access`, behind which there are none.
+fn question(parser: &mut Parser) -> Result<Question, String> {
+    let takes = || "--check-access takes FILE, USER and KEY".to_owned();
+    let mut word = || {
+        let word = parser.value().and_then(ValueExt::string);
+        word.map_err(|_| takes())
+    };
+    let question = Question {
+        file: word()?.into(),
+        user: word()?,
+        key: word()?,
+    };
+    match parser.next() {
+        Ok(None) => Ok(question),
+        _ => Err(takes()),
     }
 }
 
